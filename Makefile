@@ -1,0 +1,49 @@
+# Every target sets itself up: the environment is rebuilt when pyproject.toml or constraints.txt change.
+#   make test ARGS="-k NAME"       ARGS is passed on to the command of any target that runs one
+#   make test VENV=/somewhere/venv      use that folder for the environment instead of .venv
+#   make test PYTHON=python3.12         build the environment with that interpreter
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup check test test-slow run report zoo zoo-report clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+setup: $(STAMP) ## make the environment (the other targets do so by themselves)
+
+check: $(STAMP) ## lint, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy src
+
+test: $(STAMP) ## the fast tests
+	$(PY) -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## the slow tests alone
+	$(PY) -m pytest -m slow $(ARGS)
+
+# The unlearning run (train.py) comes with the next issue; until then there is only the zoo to look at.
+run: zoo-report ## for now the same as zoo-report: clips from the zoo's models
+
+report: zoo-report ## for now the same as zoo-report
+
+zoo: $(STAMP) ## retrain every model of the zoo from nothing
+	$(PY) -m unreel.zoo.pretrain stage=all $(ARGS)
+
+zoo-report: $(STAMP) ## render and score the zoo's models
+	$(PY) -m unreel.zoo.report $(ARGS)
+
+clean: ## remove caches and build output; keeps .venv and runs/
+	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

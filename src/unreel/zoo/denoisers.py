@@ -1,0 +1,135 @@
+"""Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips.
+
+Reference: Rombach et al. 2022 (arXiv 2112.10752), eq. 3, with v-prediction (Salimans & Ho 2022, arXiv 2202.00512,
+appendix D) and min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556, eq. 8); Guo et al., "AnimateDiff", 2023,
+arXiv 2307.04725, section 4. Departures: in the motion stage the spatial weights keep learning, from clips through the
+motion modules and from stills without them, so that motion words reach the features that the motion modules see.
+"""
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from unreel.zoo.contrastive import tokenize
+from unreel.zoo.drawings import Drawings
+from unreel.zoo.pretraining import Stage
+
+EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
+MIN_SNR = 5.0
+
+
+def noise_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule (scaled-linear betas), with v-prediction as in SD 2."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+class Conditioning:
+    """Frozen text encoder and encoded drawings: what both denoiser stages learn from.
+
+    Args:
+        latents: (count, F, c, h, w), already scaled.
+    """
+
+    def __init__(self, drawings: Drawings, latents: Tensor, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+        self.drawings, self.latents, self.tokenizer = drawings, latents, tokenizer
+        self.text_encoder = text_encoder.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict) -> "Conditioning":
+        return self  # frozen and large: an EMA copy of a module that holds it shares it
+
+    @torch.no_grad()
+    def encode_prompt(self, indices: np.ndarray, rng: np.random.Generator, drop: float, device: torch.device) -> Tensor:
+        """encoder_hidden_states (B, L, D) of fresh captions, one in ten of them empty."""
+        texts = [
+            "" if rng.random() < EMPTY_CAPTIONS else c.text for c in self.drawings.captions(indices, rng, drop=drop, long=0.2)
+        ]
+        tokens = tokenize(self.tokenizer, texts, padding="max_length")
+        return self.text_encoder.to(device)(tokens["input_ids"].to(device)).last_hidden_state
+
+
+def denoising_loss(model: nn.Module, scheduler: DDIMScheduler, latents: Tensor, prompt_embeds: Tensor, generator: torch.Generator) -> Tensor:
+    """Min-SNR-weighted MSE of the v-prediction; latents (B, c, h, w) or (B, c, F, h, w)."""
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    predicted = model(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample.float()
+    alphas = scheduler.alphas_cumprod.to(latents.device)[timesteps]
+    snr = alphas / (1 - alphas)
+    weights = snr.clamp(max=MIN_SNR) / (snr + 1)
+    return (weights * (predicted - target).square().flatten(1).mean(1)).mean() / weights.mean()
+
+
+class TextToImage(Stage):
+    """Trains `unet` on single frames."""
+
+    def __init__(self, data: Conditioning, channels: list[int], layers_per_block: int, heads: int, **stage: float) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.data, self.scheduler = data, noise_scheduler()
+        self.unet = UNet2DConditionModel(
+            sample_size=data.latents.shape[-1],
+            in_channels=data.latents.shape[2],
+            out_channels=data.latents.shape[2],
+            block_out_channels=tuple(channels),
+            down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+            up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+            layers_per_block=layers_per_block,
+            cross_attention_dim=data.text_encoder.config.hidden_size,
+            attention_head_dim=heads,  # diffusers' name for the number of heads here
+            norm_num_groups=16,
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"loss": still_loss(self.unet, self.scheduler, self.data, int(self.hparams["batch"]), rng, generator)}
+
+
+def still_loss(
+    unet: nn.Module, scheduler: DDIMScheduler, data: Conditioning, batch: int, rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
+    """Denoising loss on one random frame of `batch` random clips."""
+    device = next(unet.parameters()).device
+    indices = rng.choice(len(data.drawings), batch, replace=False)
+    frames = rng.integers(data.latents.shape[1], size=batch)
+    latents = data.latents[indices, frames].float().to(device).contiguous(memory_format=torch.channels_last)
+    return denoising_loss(unet, scheduler, latents, data.encode_prompt(indices, rng, 0.08, device), generator)
+
+
+def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionModel) -> None:
+    """Makes every parameter that both have one object, so that training either trains both."""
+    for name, parameter in unet.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        setattr(motion_unet.get_submodule(owner), leaf, parameter)
+
+
+class TextToVideo(Stage):
+    """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, through the shared weights, `unet` on stills."""
+
+    def __init__(self, data: Conditioning, unet: UNet2DConditionModel, heads: int, stills: int, **stage: float) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.data, self.scheduler, self.stills, self.unet = data, noise_scheduler(), stills, unet
+        adapter = MotionAdapter(
+            block_out_channels=unet.config.block_out_channels,
+            motion_layers_per_block=unet.config.layers_per_block,
+            motion_num_attention_heads=heads,
+            motion_norm_num_groups=16,
+            motion_max_seq_length=16,
+            use_motion_mid_block=False,
+        )
+        self.motion_unet = UNetMotionModel.from_unet2d(unet, adapter)
+        share_spatial_weights(self.motion_unet, unet)
+        self.motion_unet.requires_grad_(True)
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = int(self.hparams["batch"])
+        indices = rng.choice(len(self.data.drawings), batch, replace=False)
+        latents = self.data.latents[indices].float().to(self.device).transpose(1, 2)  # (B, c, F, h, w)
+        prompt_embeds = self.data.encode_prompt(indices, rng, 0.0, self.device)
+        per_frame = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)
+        clips = denoising_loss(self.motion_unet, self.scheduler, latents, per_frame, generator)
+        stills = still_loss(self.unet, self.scheduler, self.data, self.stills, rng, generator)
+        return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}

@@ -1,0 +1,105 @@
+"""Training draws: specs that come in groups which differ by one word, and their clips, drawn once to disk."""
+
+from dataclasses import replace
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from unreel.zoo.captions import Caption, caption
+from unreel.zoo.words import KINDS
+from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, held_out, sample_spec
+
+GROUP = 4  # specs a group: one, and three that differ from it in one field each
+_STILL = 0.3
+
+
+def draw_specs(count: int, seed: int) -> list[Spec]:
+    """`count` training specs in groups of GROUP: the hard negatives of contrastive training."""
+    rng = np.random.default_rng([seed, 7])
+    specs: list[Spec] = []
+    while len(specs) < count:
+        first = sample_spec(rng, still=_STILL)
+        specs.append(first)
+        for field in rng.permutation(KINDS)[: GROUP - 1]:
+            for _ in range(100):
+                other = replace(first, **{str(field): getattr(sample_spec(rng, still=_STILL), str(field))})
+                if other != first and not held_out(other):
+                    break
+            specs.append(other)
+    return specs[:count]
+
+
+def _draw_uint8(spec_and_seed: tuple[Spec, int], first_seed: int) -> np.ndarray:
+    spec, index = spec_and_seed
+    return (draw_clip(spec, first_seed + index) * 255).round().byte().numpy()
+
+
+class Drawings:
+    """`count` drawn clips and their specs; the clips are drawn by the first process that asks and kept in `folder`.
+
+    Args:
+        folder: where the clips are kept, as one uint8 array file (count, F, C, H, W).
+        count: number of clips.
+        seed: which draws; different seeds share no drawing.
+    """
+
+    def __init__(self, folder: Path, count: int, seed: int) -> None:
+        self.specs = draw_specs(count, seed)
+        self.seed = seed
+        self.path = Path(folder) / f"drawings_{seed}_{count}.npy"
+        shape = (count, NUM_FRAMES, 3, SIZE_PX, SIZE_PX)
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            aside = self.path.with_suffix(".partial")
+            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
+            draw = partial(_draw_uint8, first_seed=seed * 1_000_003)
+            jobs = list(zip(self.specs, range(count), strict=True))
+            with Pool() as pool:
+                for index, clip in enumerate(track(pool.imap(draw, jobs, 64), f"drawing {count} clips", total=count)):
+                    array[index] = clip
+            array.flush()
+            aside.rename(self.path)
+        self.clips = np.load(self.path, mmap_mode="r")
+        assert self.clips.shape == shape, f"{self.path}: {self.clips.shape}"
+
+    def __deepcopy__(self, memo: dict) -> "Drawings":
+        return self  # read-only and large: an EMA copy of a module that holds it shares it
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def frames(self, indices: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """One random frame of each clip, (B, C, H, W) in [0, 1]."""
+        picked = rng.integers(NUM_FRAMES, size=len(indices))
+        return torch.from_numpy(self.clips[indices, picked]).float() / 255
+
+    def batch_of_clips(self, indices: np.ndarray) -> Tensor:
+        """Whole clips, (B, F, C, H, W) in [0, 1]."""
+        return torch.from_numpy(self.clips[indices]).float() / 255
+
+    def captions(self, indices: np.ndarray, rng: np.random.Generator, drop: float = 0.0, long: float = 0.3) -> list[Caption]:
+        """A random caption for each clip; every field is left unsaid with probability `drop`."""
+        return [
+            caption(self.specs[i], rng, rng.random() < long, frozenset(k for k in KINDS if rng.random() >= drop))
+            for i in indices
+        ]
+
+
+def groups(rng: np.random.Generator, count: int, total: int) -> np.ndarray:
+    """Indices of `count` whole groups among `total` drawings, (count * GROUP,)."""
+    first = rng.choice(total // GROUP, count, replace=False) * GROUP
+    return (first[:, None] + np.arange(GROUP)).ravel()
+
+
+def consistent(captions: list[Caption], specs: list[Spec], caption_specs: list[Spec]) -> Tensor:
+    """Whether caption i is true of spec j, (len(captions), len(specs)) bool: all that it states agrees."""
+    names = {k: {n: i for i, n in enumerate(dict.fromkeys(getattr(s, k) for s in [*specs, *caption_specs]))} for k in KINDS}
+    shown = torch.tensor([[names[k][getattr(s, k)] for k in KINDS] for s in specs])
+    said = torch.tensor([[names[k][getattr(s, k)] for k in KINDS] for s in caption_specs])
+    unsaid = torch.tensor([[k not in c.states for k in KINDS] for c in captions])
+    return ((said[:, None] == shown[None]) | unsaid[:, None]).all(-1)

@@ -1,0 +1,58 @@
+"""From the work folder of the pretraining to package data: fp16 safetensors, configs, cards and hashes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from unreel.zoo.denoisers import noise_scheduler
+from unreel.zoo.judges import MotionJudge, clip_config
+from unreel.zoo.store import MODELS, write_sums
+
+
+def save_judge(clip: nn.Module, vocabulary: int, folder: Path) -> None:
+    """An open_clip model as a folder that `open_clip.create_model("local-dir:folder")` loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": [64, 64]}
+    config = {"model_cfg": clip_config(vocabulary), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
+
+
+def _halve(folder: Path) -> None:
+    """Rewrites every safetensors file of a folder in fp16; integer tensors stay."""
+    for path in folder.rglob("*.safetensors"):
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def export_models(work: Path, models: Path = MODELS) -> None:
+    """Writes the finished stages of `work` to `models`, whole or not at all; the cards keep the training records."""
+    aside = models.with_name(models.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae" / "model"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text" / "model", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer" / "model"),
+        unet=UNet2DConditionModel.from_pretrained(work / "motion" / "unet"),
+        scheduler=noise_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    ).save_pretrained(aside / "t2i")
+    MotionAdapter.from_pretrained(work / "motion" / "motion_adapter").save_pretrained(aside / "motion_adapter")
+    shutil.copytree(work / "judge" / "model", aside / "judge")
+    MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
+    _halve(aside)
+    stages = {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",), "judge": ("judge",), "motion_judge": ("motion_judge",)}  # fmt: skip
+    for name, parts in stages.items():
+        records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}
+        (aside / name / "training.json").write_text(json.dumps(records) + "\n")
+    write_sums(aside)
+    shutil.rmtree(models, ignore_errors=True)
+    aside.rename(models)

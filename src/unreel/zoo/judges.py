@@ -1,0 +1,174 @@
+"""The judges: models that look at clips and say what they see. They only evaluate; no training loss ever uses them.
+
+`Judge` reads subject, style and scene zero-shot with a small open_clip model (a residual network, where the text encoder
+was trained against a plain CNN; other seed, other draws); `MotionJudge` classifies the motion of a whole clip.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from unreel.zoo.captions import caption
+from unreel.zoo.contrastive import MAX_TOKENS, contrastive_loss, tokenize
+from unreel.zoo.drawings import GROUP, Drawings, consistent, groups
+from unreel.zoo.pretraining import Stage
+from unreel.zoo.words import KINDS, candidates
+from unreel.zoo.world import NUM_FRAMES, Spec
+
+PROMPTS_A_NAME = 12  # zero-shot prompts that are averaged for one candidate
+
+
+def clip_config(vocabulary: int) -> dict:
+    """open_clip's `model_cfg` of the judge."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"layers": [2, 2, 2, 2], "width": 16, "image_size": 64},
+        "text_cfg": {"context_length": MAX_TOKENS, "vocab_size": vocabulary, "width": 128, "heads": 4, "layers": 2},
+    }
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """input_ids (B, L) padded with zeros, as open_clip wants them: it pools at the largest id, the end of the text."""
+    tokens = tokenize(tokenizer, texts, padding="max_length")
+    return tokens["input_ids"] * tokens["attention_mask"]
+
+
+def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur and noise on half of a batch each, so that a judge also reads what generators draw."""
+    blurred = functional.interpolate(functional.avg_pool2d(pixels, 2), scale_factor=2.0, mode="bilinear")
+    draw = torch.rand((2, len(pixels), 1, 1, 1), generator=generator).to(pixels.device)
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
+    return torch.where(draw[0] < 0.5, blurred, pixels) + 0.04 * noise * (draw[1] < 0.5)
+
+
+class ContrastiveJudge(Stage):
+    """Trains `clip`, the open_clip model of the judge, on single frames."""
+
+    def __init__(self, drawings: Drawings, tokenizer: CLIPTokenizer, **stage: float) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.drawings, self.tokenizer = drawings, tokenizer
+        self.clip = open_clip.CLIP(**clip_config(len(tokenizer)))
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        count = int(self.hparams["batch"])
+        hard = groups(rng, count // (4 * GROUP), len(self.drawings))
+        indices = np.concatenate([hard, rng.choice(len(self.drawings), count - len(hard), replace=False)])
+        captions = self.drawings.captions(indices, rng, drop=0.3, long=0.1)
+        captions = [type(c)(c.text, c.states - {"motion"}) for c in captions]  # one frame does not show it
+        pixels = _augment(self.drawings.frames(indices, rng).to(self.device) * 2 - 1, generator)
+        images, texts, scale = self.clip(pixels, token_ids(self.tokenizer, [c.text for c in captions]).to(self.device))
+        specs = [self.drawings.specs[i] for i in indices]
+        return {"loss": contrastive_loss(images, texts, scale.clamp(max=100), consistent(captions, specs, specs))}
+
+
+class MotionJudge(ModelMixin, ConfigMixin):
+    """A small 3-D CNN: clips (B, F, C, H, W) in [0, 1] -> logits over `candidates("motion")`, (B, 8)."""
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, ...] = (24, 48, 96, 128), num_motions: int = 8) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.AvgPool3d((1, 2, 2))]
+        for inputs, outputs in zip((3, *channels), channels, strict=False):
+            layers += [nn.Conv3d(inputs, outputs, 3, (1, 2, 2), 1), nn.GroupNorm(8, outputs), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(channels[-1] * NUM_FRAMES, num_motions)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        features = self.layers((clips * 2 - 1).transpose(1, 2))
+        return self.head(features.mean((3, 4)).flatten(1))
+
+
+class ContrastiveMotion(Stage):
+    """Trains `motion_judge` by cross-entropy; a frozen clip counts as still, whatever its frame suggests."""
+
+    def __init__(self, drawings: Drawings, **stage: float) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.drawings, self.motion_judge = drawings, MotionJudge()
+        self.names = {name: index for index, name in enumerate(candidates("motion"))}
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        indices = rng.choice(len(self.drawings), int(self.hparams["batch"]), replace=False)
+        clips = self.drawings.batch_of_clips(indices)
+        labels = torch.tensor([self.names[self.drawings.specs[i].motion] for i in indices])
+        frozen = torch.from_numpy(rng.random(len(indices)) < 0.1)
+        frame = int(rng.integers(NUM_FRAMES))
+        clips = torch.where(frozen[:, None, None, None, None], clips[:, frame : frame + 1], clips)
+        labels = torch.where(frozen, 0, labels).to(self.device)
+        clips = _augment(clips.flatten(0, 1), generator).unflatten(0, clips.shape[:2]).to(self.device)
+        logits = self.motion_judge(clips).float()
+        return {"loss": functional.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+
+class Judge:
+    """Says what clips show.
+
+    Args:
+        clip: the open_clip model.
+        motion_judge: the motion classifier.
+        tokenizer: the zoo's tokenizer.
+    """
+
+    def __init__(self, clip: nn.Module, motion_judge: MotionJudge, tokenizer: CLIPTokenizer) -> None:
+        self.clip, self.motion_judge, self.tokenizer = clip.eval(), motion_judge.eval(), tokenizer
+        self._prompts: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_folders(cls, judge: Path, motion_judge: Path, tokenizer: Path) -> "Judge":
+        return cls(
+            open_clip.create_model(f"local-dir:{judge}"),
+            MotionJudge.from_pretrained(motion_judge),
+            CLIPTokenizer.from_pretrained(tokenizer),
+        )
+
+    @torch.inference_mode()
+    def _prompt_embeds(self, kind: str) -> Tensor:
+        """One normalised embedding a candidate, the mean over PROMPTS_A_NAME captions that state it alone: (n, D)."""
+        if kind not in self._prompts:
+            rng = np.random.default_rng(0)
+            rows = []
+            for name in candidates(kind):
+                spec = Spec(**({"subject": "cat", "scene": "beach"} | {kind: name}))
+                texts: set[str] = set()
+                for _ in range(50 * PROMPTS_A_NAME):
+                    said = caption(spec, rng, states=frozenset({kind}))
+                    if said.states == {kind} and len(texts) < PROMPTS_A_NAME:
+                        texts.add(said.text)
+                embeds = self.clip.encode_text(token_ids(self.tokenizer, sorted(texts)), normalize=True)  # type: ignore[operator]
+                rows.append(functional.normalize(embeds.mean(0), dim=-1))
+            self._prompts[kind] = torch.stack(rows)
+        return self._prompts[kind]
+
+    @torch.inference_mode()
+    def logits(self, kind: str, clips: Tensor) -> Tensor:
+        """How much clips (B, F, C, H, W) in [0, 1] look like each of `candidates(kind)`: (B, n), higher is more.
+
+        Raises:
+            ValueError: for an unknown kind, or motion of clips with another number of frames than the world's.
+        """
+        candidates(kind)
+        if kind == "motion":
+            if clips.shape[1] != NUM_FRAMES:
+                raise ValueError(f"found clips of {clips.shape[1]} frames: the motion judge needs {NUM_FRAMES}")
+            return torch.cat([self.motion_judge(part) for part in clips.float().split(64)])
+        frames = clips.float().flatten(0, 1) * 2 - 1
+        images = torch.cat([self.clip.encode_image(part, normalize=True) for part in frames.split(256)])  # type: ignore[operator]
+        cosine = images @ self._prompt_embeds(kind).T
+        return cosine.unflatten(0, clips.shape[:2]).mean(1)
+
+    def names(self, kind: str, clips: Tensor) -> list[str]:
+        """What each clip shows, one of `candidates(kind)` each."""
+        choices = candidates(kind)
+        return [choices[i] for i in self.logits(kind, clips).argmax(1).tolist()]
+
+    def accuracy(self, kind: str, clips: Tensor, specs: Sequence[Spec]) -> float:
+        """Share of clips in [0, 1] that show what their spec says."""
+        assert kind in KINDS
+        return float(np.mean([seen == getattr(s, kind) for seen, s in zip(self.names(kind, clips), specs, strict=True)]))

@@ -1,0 +1,144 @@
+"""`make zoo`: pretrains every model of the zoo, stage after stage, and exports them as package data.
+
+python -m unreel.zoo.pretrain stage=all | tokenizer | text | vae | latents | t2i | motion | judge | motion_judge | export
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from unreel.zoo.autoencoder import Autoencoder, encode_latents
+from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
+from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo
+from unreel.zoo.drawings import Drawings
+from unreel.zoo.export import export_models, save_judge
+from unreel.zoo.judges import ContrastiveJudge, ContrastiveMotion
+from unreel.zoo.pretraining import Stage, fit
+
+
+def _fit(stage: Stage, name: str, cfg: DictConfig) -> dict[str, Any]:
+    return fit(
+        stage,
+        Path(cfg.work) / name,
+        accelerator=cfg.accelerator,
+        precision=cfg.precision,
+        ema_decay=cfg[name].ema_decay,
+        minutes=cfg.minutes_between_checkpoints,
+    )
+
+
+def _options(cfg: DictConfig, name: str) -> dict[str, Any]:
+    return {"seed": cfg.seed, **{key: value for key, value in cfg[name].items() if key != "ema_decay"}}
+
+
+def _drawings(cfg: DictConfig) -> Drawings:
+    return Drawings(Path(cfg.work), cfg.drawings.count, cfg.drawings.seed)
+
+
+def _tokenizer(cfg: DictConfig) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(Path(cfg.work) / "tokenizer" / "model")
+
+
+def _device(cfg: DictConfig) -> torch.device:
+    use_cuda = cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def tokenizer(cfg: DictConfig) -> None:
+    drawings = _drawings(cfg)
+    rng = np.random.default_rng([cfg.seed, 3])
+    indices = rng.integers(len(drawings), size=cfg.tokenizer.captions)
+    texts = [c.text for c in drawings.captions(indices, rng, drop=0.1)]
+    train_tokenizer(texts, cfg.tokenizer.vocabulary).save_pretrained(Path(cfg.work) / "tokenizer" / "model")
+
+
+def text(cfg: DictConfig) -> None:
+    stage = ContrastiveText(_drawings(cfg), _tokenizer(cfg), **_options(cfg, "text"))
+    _fit(stage, "text", cfg)
+    stage.text_encoder.save_pretrained(Path(cfg.work) / "text" / "model")
+
+
+def vae(cfg: DictConfig) -> None:
+    stage = Autoencoder(_drawings(cfg), **_options(cfg, "vae"))
+    _fit(stage, "vae", cfg)
+    stage.vae.save_pretrained(Path(cfg.work) / "vae" / "model")
+
+
+def latents(cfg: DictConfig) -> None:
+    """All frames of the drawings through the VAE, and the factor that scales them to unit variance into its config."""
+    folder = Path(cfg.work) / "vae" / "model"
+    model = AutoencoderKL.from_pretrained(folder).to(_device(cfg)).eval()
+    encoded = encode_latents(model, _drawings(cfg), _device(cfg))
+    model.register_to_config(scaling_factor=round(1 / float(encoded.float().std()), 5))
+    model.save_pretrained(folder)
+    aside = Path(cfg.work) / "latents.partial"
+    save_file({"latents": encoded}, aside)
+    aside.rename(Path(cfg.work) / "latents.safetensors")
+
+
+def _conditioning(cfg: DictConfig) -> Conditioning:
+    work = Path(cfg.work)
+    scale = AutoencoderKL.load_config(work / "vae" / "model")["scaling_factor"]
+    encoded = load_file(work / "latents.safetensors")["latents"] * scale
+    text_encoder = CLIPTextModel.from_pretrained(work / "text" / "model", dtype=torch.float32)
+    return Conditioning(_drawings(cfg), encoded, _tokenizer(cfg), text_encoder)
+
+
+def t2i(cfg: DictConfig) -> None:
+    stage = TextToImage(_conditioning(cfg), **_options(cfg, "t2i"))
+    _fit(stage, "t2i", cfg)
+    stage.unet.save_pretrained(Path(cfg.work) / "t2i" / "model")
+
+
+def motion(cfg: DictConfig) -> None:
+    """Clips and stills together: both UNets of the zoo come out of this stage."""
+    unet = UNet2DConditionModel.from_pretrained(Path(cfg.work) / "t2i" / "model")
+    stage = TextToVideo(_conditioning(cfg), unet, **_options(cfg, "motion"))
+    _fit(stage, "motion", cfg)
+    stage.unet.save_pretrained(Path(cfg.work) / "motion" / "unet")
+    stage.motion_unet.save_motion_modules(str(Path(cfg.work) / "motion" / "motion_adapter"))
+
+
+def judge(cfg: DictConfig) -> None:
+    drawings = Drawings(Path(cfg.work), cfg.judge_drawings.count, cfg.judge_drawings.seed)
+    stage = ContrastiveJudge(drawings, _tokenizer(cfg), **_options(cfg, "judge") | {"seed": cfg.seed + 100})
+    _fit(stage, "judge", cfg)
+    save_judge(stage.clip, len(_tokenizer(cfg)), Path(cfg.work) / "judge" / "model")
+
+
+def motion_judge(cfg: DictConfig) -> None:
+    drawings = Drawings(Path(cfg.work), cfg.judge_drawings.count, cfg.judge_drawings.seed)
+    stage = ContrastiveMotion(drawings, **_options(cfg, "motion_judge") | {"seed": cfg.seed + 200})
+    _fit(stage, "motion_judge", cfg)
+    stage.motion_judge.save_pretrained(Path(cfg.work) / "motion_judge" / "model")
+
+
+def export(cfg: DictConfig) -> None:
+    export_models(Path(cfg.work))
+
+
+STAGES = {
+    "tokenizer": tokenizer, "text": text, "vae": vae, "latents": latents, "t2i": t2i, "motion": motion,
+    "judge": judge, "motion_judge": motion_judge, "export": export,
+}  # fmt: skip
+
+
+@hydra.main(version_base="1.3", config_path="../../../conf", config_name="zoo")
+def main(cfg: DictConfig) -> None:
+    if cfg.stage != "all" and cfg.stage not in STAGES:
+        raise SystemExit(f"unknown stage {cfg.stage!r}: expected all or one of {', '.join(STAGES)}")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    for name in STAGES if cfg.stage == "all" else [cfg.stage]:
+        STAGES[name](cfg)
+
+
+if __name__ == "__main__":
+    main()

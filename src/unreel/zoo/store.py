@@ -1,0 +1,74 @@
+"""The shipped models: where they are, whether they are whole, and how to load them.
+
+`models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
+`models/motion_adapter` turns it into an AnimateDiffPipeline; `models/judge` and `models/motion_judge` look at clips.
+`models/SHA256SUMS` has the hash of every file.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
+
+MODELS = Path(__file__).with_name("models")
+SUMS = "SHA256SUMS"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, as hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Writes SHA256SUMS over every other file below `folder`, in the format of sha256sum."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def read_sums(folder: Path = MODELS) -> dict[str, str]:
+    """Relative path -> sha256 of every shipped file.
+
+    Raises:
+        ValueError: when the list itself is missing.
+    """
+    if not (folder / SUMS).is_file():
+        raise ValueError(f"{folder / SUMS} is missing: the zoo has no models; run `make zoo` or restore the folder")
+    pairs = (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())
+    return {path: digest for digest, path in pairs}
+
+
+@cache
+def verified(name: str, folder: Path = MODELS) -> Path:
+    """The folder of one model, after every file in it was found whole.
+
+    Args:
+        name: "t2i", "motion_adapter", "judge", "motion_judge".
+        folder: where the models are.
+
+    Raises:
+        ValueError: for an unknown name, and for a missing or damaged file, naming it.
+    """
+    sums = read_sums(folder)
+    names = sorted({path.split("/")[0] for path in sums if "/" in path})
+    if name not in names:
+        raise ValueError(f"unknown zoo model {name!r}: expected one of {', '.join(names)}")
+    for path, digest in sums.items():
+        if path.startswith(f"{name}/"):
+            if not (folder / path).is_file():
+                raise ValueError(f"{folder / path} is missing: run `make zoo` or restore the file")
+            if file_hash(folder / path) != digest:
+                raise ValueError(f"{folder / path} is damaged (its sha256 is not the one in {SUMS}): run `make zoo` or restore it")
+    return folder / name
+
+
+def load_t2i(folder: Path = MODELS) -> StableDiffusionPipeline:
+    """The zoo's text-to-image pipeline, float32."""
+    return StableDiffusionPipeline.from_pretrained(verified("t2i", folder))
+
+
+def load_animatediff(folder: Path = MODELS) -> AnimateDiffPipeline:
+    """The zoo's AnimateDiff text-to-video pipeline on the same T2I weights, float32."""
+    adapter = MotionAdapter.from_pretrained(verified("motion_adapter", folder))
+    return AnimateDiffPipeline.from_pretrained(verified("t2i", folder), motion_adapter=adapter)
