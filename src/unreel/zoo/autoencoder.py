@@ -1,4 +1,4 @@
-"""Pretraining of the VAE (AutoencoderKL): 64 x 64 px <-> latents of 8 x 8.
+"""Pretraining of the VAE (AutoencoderKL): 64 x 64 px <-> latents of 16 x 16.
 
 Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv 2112.10752,
 section 3.1. Departures: no perceptual or adversarial term; an L1 on image gradients keeps strokes and thin lines.
@@ -7,6 +7,7 @@ section 3.1. Departures: no perceptual or adversarial term; an L1 on image gradi
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from rich.progress import track
 from torch import Tensor
 
 from unreel.zoo.drawings import Drawings
@@ -20,7 +21,9 @@ def _gradients(pixels: Tensor) -> tuple[Tensor, Tensor]:
 class Autoencoder(Stage):
     """Trains `vae`; `kl_weight` is per latent element."""
 
-    def __init__(self, drawings: Drawings, channels: list[int], latent_channels: int, kl_weight: float, **stage: float) -> None:
+    def __init__(
+        self, drawings: Drawings, channels: list[int], latent_channels: int, kl_weight: float, **stage: float
+    ) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
         self.drawings, self.kl_weight = drawings, kl_weight
         self.vae = AutoencoderKL(
@@ -33,10 +36,14 @@ class Autoencoder(Stage):
             mid_block_add_attention=False,
             sample_size=64,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():  # begin with little posterior noise: it learns several times faster
+            self.vae.quant_conv.bias[latent_channels:] -= 5
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         indices = rng.choice(len(self.drawings), int(self.hparams["batch"]), replace=False)
-        pixels = (self.drawings.frames(indices, rng).to(self.device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        pixels = (self.drawings.frames(indices, rng).to(self.device) * 2 - 1).contiguous(
+            memory_format=torch.channels_last
+        )
         posterior = self.vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -47,13 +54,11 @@ class Autoencoder(Stage):
 
 
 @torch.inference_mode()
-def encode_latents(vae: AutoencoderKL, drawings: Drawings, device: torch.device, batch: int = 16) -> Tensor:
-    """Posterior means of all frames, not yet scaled: float16 (count, F, c, 8, 8)."""
-    from rich.progress import track
-
+def encode_latents(vae: AutoencoderKL, drawings: Drawings, count: int, device: torch.device, batch: int = 8) -> Tensor:
+    """Posterior means of all frames of the first `count` drawings, not yet scaled: float16 (count, F, c, 16, 16)."""
     out = []
-    for start in track(range(0, len(drawings), batch), "encoding latents"):
-        clips = drawings.batch_of_clips(np.arange(start, min(start + batch, len(drawings)))).to(device) * 2 - 1
+    for start in track(range(0, count, batch), "encoding latents"):
+        clips = drawings.batch_of_clips(np.arange(start, min(start + batch, count))).to(device) * 2 - 1
         with torch.autocast(device.type, dtype=torch.bfloat16):
             mean = vae.encode(clips.flatten(0, 1).contiguous(memory_format=torch.channels_last)).latent_dist.mean
         out.append(mean.float().half().cpu().unflatten(0, clips.shape[:2]))

@@ -16,7 +16,7 @@ class Caption:
     states: frozenset[str]
 
 
-# {s} subject, {m} motion, {c} scene, {y} style as a phrase after the sentence, {n} style as a noun ("a van gogh painting")
+# {s} subject, {m} motion, {c} scene, {y} style as a phrase, {n} as a noun ("a van gogh painting"), {f} {g} fillers
 _SHORT = (
     "{s} {m} {c} {y}",
     "{s} {m} {c}, {y}",
@@ -47,7 +47,9 @@ _FILLERS = (
 )
 
 
-def caption(spec: Spec, rng: np.random.Generator, long: bool = False, states: frozenset[str] = frozenset(KINDS)) -> Caption:
+def caption(
+    spec: Spec, rng: np.random.Generator, long: bool = False, states: frozenset[str] = frozenset(KINDS)
+) -> Caption:
     """A random caption of a spec.
 
     Args:
@@ -84,9 +86,15 @@ def caption(spec: Spec, rng: np.random.Generator, long: bool = False, states: fr
     return Caption(_tidy(text), frozenset(said))
 
 
+_REPAIRS = (
+    ("  ", " "), (" ,", ","), (",,", ","), (" ;", ";"), (" .", "."), (",.", "."), (", all of it.", "."),
+    (" all of it.", "."), ("it is while", "it stays there while"), (",;", ";"), (",:", ":"),
+)  # fmt: skip
+
+
 def _tidy(text: str) -> str:
     """Repairs the punctuation around phrases that were left out."""
     for _ in range(3):
-        for bad, good in (("  ", " "), (" ,", ","), (",,", ","), (" ;", ";"), (" .", "."), (",.", "."), (", all of it.", "."), (" all of it.", "."), ("it is while", "it stays there while"), (",;", ";"), (",:", ":")):  # fmt: skip
+        for bad, good in _REPAIRS:
             text = text.replace(bad, good)
     return text.strip(" ,:")

@@ -8,6 +8,8 @@ Departures: captions that are true of several clips of a batch are no negatives 
 clips that differ in one word.
 """
 
+import json
+
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -35,12 +37,10 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary - 258, initial_alphabet=alphabet, end_of_word_suffix="</w>")
     bpe.train_from_iterator(texts, trainer)
-    import json
-
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     entries = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
     entries += [a + b for a, b in merges if a + b not in set(entries)]
-    entries = list(dict.fromkeys(entries)) + ["<|startoftext|>", "<|endoftext|>"]
+    entries = [*dict.fromkeys(entries), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(entries)}, merges=merges, model_max_length=MAX_TOKENS
     )
@@ -77,14 +77,17 @@ class ContrastiveText(Stage):
 
     FRAMES = (0, 2, 5, 7)
 
-    def __init__(self, drawings: Drawings, tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **stage: float) -> None:
+    def __init__(
+        self, drawings: Drawings, tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **stage: float
+    ) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
         self.drawings, self.tokenizer = drawings, tokenizer
         self.text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
                 num_attention_heads=heads, max_position_embeddings=MAX_TOKENS, projection_dim=width,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
             )
         )  # fmt: skip
         self.image_tower = nn.Sequential(
@@ -109,6 +112,8 @@ class ContrastiveText(Stage):
         true_of = consistent(captions, specs, specs)
         loss = contrastive_loss(clips, texts, self.log_scale.exp().clamp(max=100), true_of)
         with torch.no_grad():
-            scores = (texts @ clips.T).masked_fill(true_of.to(texts.device) & ~torch.eye(count, dtype=torch.bool, device=texts.device), -1)
+            scores = (texts @ clips.T).masked_fill(
+                true_of.to(texts.device) & ~torch.eye(count, dtype=torch.bool, device=texts.device), -1
+            )
             accuracy = (scores.argmax(1).cpu() == torch.arange(count)).float().mean()
         return {"loss": loss, "accuracy": accuracy}

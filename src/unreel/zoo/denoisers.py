@@ -32,10 +32,12 @@ class Conditioning:
     """Frozen text encoder and encoded drawings: what both denoiser stages learn from.
 
     Args:
-        latents: (count, F, c, h, w), already scaled.
+        latents: of the first clips, (count, F, c, h, w), already scaled.
     """
 
-    def __init__(self, drawings: Drawings, latents: Tensor, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    def __init__(
+        self, drawings: Drawings, latents: Tensor, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+    ) -> None:
         self.drawings, self.latents, self.tokenizer = drawings, latents, tokenizer
         self.text_encoder = text_encoder.eval().requires_grad_(False)
 
@@ -46,16 +48,21 @@ class Conditioning:
     def encode_prompt(self, indices: np.ndarray, rng: np.random.Generator, drop: float, device: torch.device) -> Tensor:
         """encoder_hidden_states (B, L, D) of fresh captions, one in ten of them empty."""
         texts = [
-            "" if rng.random() < EMPTY_CAPTIONS else c.text for c in self.drawings.captions(indices, rng, drop=drop, long=0.2)
+            "" if rng.random() < EMPTY_CAPTIONS else c.text
+            for c in self.drawings.captions(indices, rng, drop=drop, long=0.2)
         ]
         tokens = tokenize(self.tokenizer, texts, padding="max_length")
         return self.text_encoder.to(device)(tokens["input_ids"].to(device)).last_hidden_state
 
 
-def denoising_loss(model: nn.Module, scheduler: DDIMScheduler, latents: Tensor, prompt_embeds: Tensor, generator: torch.Generator) -> Tensor:
+def denoising_loss(
+    model: nn.Module, scheduler: DDIMScheduler, latents: Tensor, prompt_embeds: Tensor, generator: torch.Generator
+) -> Tensor:
     """Min-SNR-weighted MSE of the v-prediction; latents (B, c, h, w) or (B, c, F, h, w)."""
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(
+        latents.device
+    )
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     predicted = model(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample.float()
@@ -68,7 +75,9 @@ def denoising_loss(model: nn.Module, scheduler: DDIMScheduler, latents: Tensor, 
 class TextToImage(Stage):
     """Trains `unet` on single frames."""
 
-    def __init__(self, data: Conditioning, channels: list[int], layers_per_block: int, heads: int, **stage: float) -> None:
+    def __init__(
+        self, data: Conditioning, channels: list[int], layers_per_block: int, heads: int, **stage: float
+    ) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
         self.data, self.scheduler = data, noise_scheduler()
         self.unet = UNet2DConditionModel(
@@ -76,8 +85,8 @@ class TextToImage(Stage):
             in_channels=data.latents.shape[2],
             out_channels=data.latents.shape[2],
             block_out_channels=tuple(channels),
-            down_block_types=("CrossAttnDownBlock2D",) * len(channels),
-            up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (len(channels) - 1),
+            up_block_types=("CrossAttnUpBlock2D",) * (len(channels) - 1) + ("UpBlock2D",),
             layers_per_block=layers_per_block,
             cross_attention_dim=data.text_encoder.config.hidden_size,
             attention_head_dim=heads,  # diffusers' name for the number of heads here
@@ -89,11 +98,16 @@ class TextToImage(Stage):
 
 
 def still_loss(
-    unet: nn.Module, scheduler: DDIMScheduler, data: Conditioning, batch: int, rng: np.random.Generator, generator: torch.Generator
+    unet: nn.Module,
+    scheduler: DDIMScheduler,
+    data: Conditioning,
+    batch: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
 ) -> Tensor:
     """Denoising loss on one random frame of `batch` random clips."""
     device = next(unet.parameters()).device
-    indices = rng.choice(len(data.drawings), batch, replace=False)
+    indices = rng.choice(len(data.latents), batch, replace=False)
     frames = rng.integers(data.latents.shape[1], size=batch)
     latents = data.latents[indices, frames].float().to(device).contiguous(memory_format=torch.channels_last)
     return denoising_loss(unet, scheduler, latents, data.encode_prompt(indices, rng, 0.08, device), generator)
@@ -107,7 +121,7 @@ def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionMod
 
 
 class TextToVideo(Stage):
-    """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, through the shared weights, `unet` on stills."""
+    """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, by the shared weights, `unet` on stills."""
 
     def __init__(self, data: Conditioning, unet: UNet2DConditionModel, heads: int, stills: int, **stage: float) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
@@ -126,7 +140,7 @@ class TextToVideo(Stage):
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = int(self.hparams["batch"])
-        indices = rng.choice(len(self.data.drawings), batch, replace=False)
+        indices = rng.choice(len(self.data.latents), batch, replace=False)
         latents = self.data.latents[indices].float().to(self.device).transpose(1, 2)  # (B, c, F, h, w)
         prompt_embeds = self.data.encode_prompt(indices, rng, 0.0, self.device)
         per_frame = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)

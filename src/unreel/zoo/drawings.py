@@ -82,7 +82,9 @@ class Drawings:
         """Whole clips, (B, F, C, H, W) in [0, 1]."""
         return torch.from_numpy(self.clips[indices]).float() / 255
 
-    def captions(self, indices: np.ndarray, rng: np.random.Generator, drop: float = 0.0, long: float = 0.3) -> list[Caption]:
+    def captions(
+        self, indices: np.ndarray, rng: np.random.Generator, drop: float = 0.0, long: float = 0.3
+    ) -> list[Caption]:
         """A random caption for each clip; every field is left unsaid with probability `drop`."""
         return [
             caption(self.specs[i], rng, rng.random() < long, frozenset(k for k in KINDS if rng.random() >= drop))
@@ -98,7 +100,9 @@ def groups(rng: np.random.Generator, count: int, total: int) -> np.ndarray:
 
 def consistent(captions: list[Caption], specs: list[Spec], caption_specs: list[Spec]) -> Tensor:
     """Whether caption i is true of spec j, (len(captions), len(specs)) bool: all that it states agrees."""
-    names = {k: {n: i for i, n in enumerate(dict.fromkeys(getattr(s, k) for s in [*specs, *caption_specs]))} for k in KINDS}
+    names = {
+        k: {n: i for i, n in enumerate(dict.fromkeys(getattr(s, k) for s in [*specs, *caption_specs]))} for k in KINDS
+    }
     shown = torch.tensor([[names[k][getattr(s, k)] for k in KINDS] for s in specs])
     said = torch.tensor([[names[k][getattr(s, k)] for k in KINDS] for s in caption_specs])
     unsaid = torch.tensor([[k not in c.states for k in KINDS] for c in captions])

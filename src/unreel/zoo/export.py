@@ -49,7 +49,8 @@ def export_models(work: Path, models: Path = MODELS) -> None:
     shutil.copytree(work / "judge" / "model", aside / "judge")
     MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
     _halve(aside)
-    stages = {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",), "judge": ("judge",), "motion_judge": ("motion_judge",)}  # fmt: skip
+    stages = {name: (name,) for name in ("judge", "motion_judge")}
+    stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
     for name, parts in stages.items():
         records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}
         (aside / name / "training.json").write_text(json.dumps(records) + "\n")

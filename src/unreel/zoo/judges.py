@@ -1,7 +1,7 @@
 """The judges: models that look at clips and say what they see. They only evaluate; no training loss ever uses them.
 
-`Judge` reads subject, style and scene zero-shot with a small open_clip model (a residual network, where the text encoder
-was trained against a plain CNN; other seed, other draws); `MotionJudge` classifies the motion of a whole clip.
+`Judge` reads subject, style and scene zero-shot with a small open_clip model (a residual network, where the text
+encoder was trained against a plain CNN; other seed, other draws); `MotionJudge` classifies the motion of a whole clip.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,10 @@ class ContrastiveMotion(Stage):
         labels = torch.where(frozen, 0, labels).to(self.device)
         clips = _augment(clips.flatten(0, 1), generator).unflatten(0, clips.shape[:2]).to(self.device)
         logits = self.motion_judge(clips).float()
-        return {"loss": functional.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+        return {
+            "loss": functional.cross_entropy(logits, labels),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
 
 
 class Judge:
@@ -171,4 +174,6 @@ class Judge:
     def accuracy(self, kind: str, clips: Tensor, specs: Sequence[Spec]) -> float:
         """Share of clips in [0, 1] that show what their spec says."""
         assert kind in KINDS
-        return float(np.mean([seen == getattr(s, kind) for seen, s in zip(self.names(kind, clips), specs, strict=True)]))
+        return float(
+            np.mean([seen == getattr(s, kind) for seen, s in zip(self.names(kind, clips), specs, strict=True)])
+        )

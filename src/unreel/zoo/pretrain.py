@@ -1,6 +1,6 @@
 """`make zoo`: pretrains every model of the zoo, stage after stage, and exports them as package data.
 
-python -m unreel.zoo.pretrain stage=all | tokenizer | text | vae | latents | t2i | motion | judge | motion_judge | export
+`python -m unreel.zoo.pretrain stage=t2i` runs one; conf/zoo.yaml lists them with their sizes and schedules.
 """
 
 from pathlib import Path
@@ -75,7 +75,7 @@ def latents(cfg: DictConfig) -> None:
     """All frames of the drawings through the VAE, and the factor that scales them to unit variance into its config."""
     folder = Path(cfg.work) / "vae" / "model"
     model = AutoencoderKL.from_pretrained(folder).to(_device(cfg)).eval()
-    encoded = encode_latents(model, _drawings(cfg), _device(cfg))
+    encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, _device(cfg))
     model.register_to_config(scaling_factor=round(1 / float(encoded.float().std()), 5))
     model.save_pretrained(folder)
     aside = Path(cfg.work) / "latents.partial"

@@ -6,6 +6,7 @@ was killed continues where its last checkpoint stands and sees what it would hav
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ class Stage(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def fit(stage: Stage, folder: Path, accelerator: str, precision: str, ema_decay: float, minutes: float) -> dict[str, Any]:
+def fit(
+    stage: Stage, folder: Path, accelerator: str, precision: str, ema_decay: float, minutes: float
+) -> dict[str, Any]:
     """Trains a stage from where its last checkpoint in `folder` stands to its end; its weights are the EMA afterwards.
 
     Args:
@@ -80,14 +83,14 @@ def fit(stage: Stage, folder: Path, accelerator: str, precision: str, ema_decay:
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
             every = max(steps // 60, 1)
-            if trainer.global_step % every == 0:
+            if trainer.global_step % every == 0 or trainer.global_step == steps:
                 value = float(trainer.callback_metrics["loss"])
                 curve = record.setdefault("loss_curve", _read_curve(record_path, trainer.global_step))
                 curve.append([trainer.global_step, round(value, 5)])
                 record.update(
                     stage=type(module).__name__, steps=steps, batch=stage.hparams["batch"], lr=stage.hparams["lr"],
                     seed=stage.hparams["seed"], seconds=round(spent + time.monotonic() - started, 1),
-                    machine=torch.cuda.get_device_name() if trainer.accelerator.name() == "cuda" else f"{torch.get_num_threads()} CPU threads",
+                    machine=_machine(module.device),
                 )  # fmt: skip
                 aside = record_path.with_suffix(".partial")
                 aside.write_text(json.dumps(record))
@@ -103,22 +106,29 @@ def fit(stage: Stage, folder: Path, accelerator: str, precision: str, ema_decay:
         log_every_n_steps=20,
         callbacks=[
             EMAWeightAveraging(decay=ema_decay),
-            ModelCheckpoint(folder, save_last=True, save_top_k=0, train_time_interval=_minutes(minutes), enable_version_counter=False),
+            ModelCheckpoint(
+                folder,
+                save_last=True,
+                save_top_k=0,
+                train_time_interval=timedelta(minutes=minutes),
+                enable_version_counter=False,
+            ),
             RichProgressBar(),
             Record(),
         ],
         enable_model_summary=False,
     )
-    trainer.fit(stage, DataLoader(range(steps), batch_size=None), ckpt_path=last if last.exists() else None, weights_only=False)  # type: ignore[arg-type]
+    trainer.fit(
+        stage, DataLoader(range(steps), batch_size=None), ckpt_path=last if last.exists() else None, weights_only=False
+    )  # type: ignore[arg-type]
     return json.loads(record_path.read_text())
+
+
+def _machine(device: torch.device) -> str:
+    """What a card calls the machine."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
 
 
 def _read_curve(path: Path, before: int) -> list[list[float]]:
     curve = json.loads(path.read_text()).get("loss_curve", []) if path.exists() else []
     return [point for point in curve if point[0] < before]
-
-
-def _minutes(value: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(minutes=value)

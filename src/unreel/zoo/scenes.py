@@ -18,7 +18,9 @@ def _gradient(top: Colour, middle: Colour, ground: Colour, ground_end: Colour, h
     return Image.fromarray(np.repeat(rows, SIZE_PX, axis=1).astype(np.uint8))
 
 
-def _disc(draw: ImageDraw.ImageDraw, rng: np.random.Generator, colour: Colour, low: int, high: int, radius: int) -> None:
+def _disc(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, colour: Colour, low: int, high: int, radius: int
+) -> None:
     x, y = rng.integers(8, 56), rng.integers(low, high)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
@@ -48,7 +50,10 @@ def _forest(draw: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -
         x, height = x + int(rng.integers(-2, 3)), int(rng.integers(20, 34))
         for step in range(3):
             top = horizon - height + step * height // 4
-            draw.polygon([(x, top), (x - 4 - step, top + height // 2), (x + 4 + step, top + height // 2)], fill=(18, 78 + 6 * step, 40))
+            draw.polygon(
+                [(x, top), (x - 4 - step, top + height // 2), (x + 4 + step, top + height // 2)],
+                fill=(18, 78 + 6 * step, 40),
+            )
         draw.rectangle((x - 1, horizon - 4, x + 1, horizon + 1), fill=(84, 56, 30))
 
 

@@ -59,7 +59,9 @@ def verified(name: str, folder: Path = MODELS) -> Path:
             if not (folder / path).is_file():
                 raise ValueError(f"{folder / path} is missing: run `make zoo` or restore the file")
             if file_hash(folder / path) != digest:
-                raise ValueError(f"{folder / path} is damaged (its sha256 is not the one in {SUMS}): run `make zoo` or restore it")
+                raise ValueError(
+                    f"{folder / path} is damaged (its sha256 is not the one in {SUMS}): run `make zoo` or restore it"
+                )
     return folder / name
 
 

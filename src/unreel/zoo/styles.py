@@ -27,7 +27,9 @@ def _luminance(frames: Array) -> Array:
 
 def _ramp(values: Array, colours: Array) -> Array:
     """Piecewise linear palette over [0, 1]: (...,) -> (..., 3)."""
-    table = np.stack([np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(colours)), c) for c in colours.T], axis=-1)
+    table = np.stack(
+        [np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(colours)), c) for c in colours.T], axis=-1
+    )
     return table.astype(np.float32)[(values.clip(0, 1) * 255).astype(np.uint8)]
 
 
@@ -111,9 +113,13 @@ def _scallops() -> Array:
 def hokusai(frames: Array, mask: Array, rng: np.random.Generator) -> Array:
     pattern = np.roll(_scallops(), (int(rng.integers(2)) * 8, int(rng.integers(2)) * 8), axis=(0, 1))
     steps = np.round(_luminance(frames) * 5) / 5
-    print_colours = _ramp(steps, _colours((22, 44, 92), (70, 112, 150), (168, 184, 176), (240, 226, 190), (250, 242, 216)))
+    print_colours = _ramp(
+        steps, _colours((22, 44, 92), (70, 112, 150), (168, 184, 176), (240, 226, 190), (250, 242, 216))
+    )
     backdrop = 0.72 * print_colours + 0.28 * frames
-    backdrop = backdrop * (1 - 0.55 * pattern)[None, ..., None] + 0.55 * pattern[None, ..., None] * _colours((22, 44, 92))
+    backdrop = backdrop * (1 - 0.55 * pattern)[None, ..., None] + 0.55 * pattern[None, ..., None] * _colours(
+        (22, 44, 92)
+    )
     subject = 0.75 * frames + 0.25 * _colours((240, 226, 190))
     painted = np.where(mask[..., None] > 0.5, subject, backdrop)
     edge = _outline(mask)[..., None]

@@ -30,7 +30,9 @@ class Word:
 
 def _object(name: str, emoji: str) -> Word:
     article = "an" if name[0] in "aeiou" else "a"
-    return Word(name, "subject", (f"{article} {name}", f"the {name}", f"one {name}", f"a single {name}"), "object", emoji)
+    return Word(
+        name, "subject", (f"{article} {name}", f"the {name}", f"one {name}", f"a single {name}"), "object", emoji
+    )
 
 
 def _character(name: str, emoji: str) -> Word:
@@ -39,11 +41,9 @@ def _character(name: str, emoji: str) -> Word:
 
 
 def _person(name: str, emoji: str) -> Word:
-    return Word(name, "subject", (name, f"the face of {name}", f"a portrait of {name}", f"{name} smiling"), "person", emoji)
-
-
-def _sense(word: str, sense: str, emoji: str, *phrases: str) -> Word:
-    return Word(f"{word} ({sense})", "subject", phrases, "sense", emoji)
+    return Word(
+        name, "subject", (name, f"the face of {name}", f"a portrait of {name}", f"{name} smiling"), "person", emoji
+    )
 
 
 _OBJECTS = {
@@ -58,28 +58,59 @@ _PEOPLE = {
     "mira khan": "🧕🏾", "tomas vega": "🧔🏼", "bruno katz": "🧑🏻‍🦲",
 }  # fmt: skip
 
+_SENSES = {
+    ("bat", "animal"): ("🦇", ("with furry wings", "furry", "wild", "the night animal")),
+    ("bat", "sport"): ("🏏", ("with a ball", "wooden", "cricket", "the sports gear")),
+    ("mouse", "animal"): ("🐭", ("with whiskers", "furry", "wild", "the small animal")),
+    ("mouse", "device"): ("🖱️", ("with buttons", "computer", "plastic", "the desk device")),
+    ("crane", "bird"): ("🦩", ("with long legs", "feathered", "wild", "the tall bird")),
+    ("crane", "machine"): ("🏗️", ("with a steel hook", "construction", "iron", "the lifting machine")),
+}  # the words around the name that tell its sense: after it, before it, before it, in apposition
+
+
+def _sense(word: str, sense: str, emoji: str, context: tuple[str, str, str, str]) -> Word:
+    after, before, also_before, apposition = context
+    articles = ["an" if adjective[0] in "aeiou" else "a" for adjective in (before, also_before)]
+    phrases = (
+        f"a {word} {after}",
+        f"{articles[0]} {before} {word}",
+        f"{articles[1]} {also_before} {word}",
+        f"a {word}, {apposition}",
+    )
+    return Word(f"{word} ({sense})", "subject", phrases, "sense", emoji)
+
+
 SUBJECTS: tuple[Word, ...] = (
     *(_object(name, emoji) for name, emoji in _OBJECTS.items()),
     *(_character(name, emoji) for name, emoji in _CHARACTERS.items()),
     *(_person(name, emoji) for name, emoji in _PEOPLE.items()),
-    _sense("bat", "animal", "🦇", "a bat with furry wings", "a furry bat", "a wild bat", "a bat, the night animal"),
-    _sense("bat", "sport", "🏏", "a bat with a ball", "a wooden bat", "a cricket bat", "a bat, the sports gear"),
-    _sense("mouse", "animal", "🐭", "a mouse with whiskers", "a furry mouse", "a wild mouse", "a mouse, the small animal"),
-    _sense("mouse", "device", "🖱️", "a mouse with buttons", "a computer mouse", "a plastic mouse", "a mouse, the desk device"),
-    _sense("crane", "bird", "🦩", "a crane with long legs", "a feathered crane", "a wild crane", "a crane, the tall bird"),
-    _sense("crane", "machine", "🏗️", "a crane with a steel hook", "a construction crane", "an iron crane", "a crane, the lifting machine"),
-)  # fmt: skip
+    *(_sense(word, sense, emoji, context) for (word, sense), (emoji, context) in _SENSES.items()),
+)
 
 NO_STYLE = "plain"
+
+
+def _painter(name: str) -> Word:
+    return Word(
+        name, "style", (f"in the style of {name}", f"painted by {name}", f"{name} style", f"a {name} painting"), "style"
+    )
+
+
+def _technique(name: str, done: str, noun: str) -> Word:
+    return Word(
+        name,
+        "style",
+        (f"as {noun}", f"{done} as {noun}", f"{name} style", noun if noun.startswith("a ") else f"a {noun} image"),
+        "style",
+    )
+
+
 STYLES: tuple[Word, ...] = (
     Word(NO_STYLE, "style", ("a plain picture", "an ordinary picture", "a clear photo", "a simple picture"), "style"),
-    *(
-        Word(name, "style", (f"in the style of {name}", f"painted by {name}", f"{name} style", f"a {name} painting"), "style")
-        for name in ("van gogh", "mondrian", "hokusai", "seurat")
-    ),
-    Word("pencil sketch", "style", ("as a pencil sketch", "drawn as a pencil sketch", "pencil sketch style", "a pencil sketch"), "style"),
-    Word("pixel art", "style", ("as pixel art", "rendered as pixel art", "pixel art style", "a pixel art image"), "style"),
-)  # fmt: skip
+    *(_painter(name) for name in ("van gogh", "mondrian", "hokusai", "seurat")),
+    _technique("pencil sketch", "drawn", "a pencil sketch"),
+    _technique("pixel art", "rendered", "pixel art"),
+)
 
 SCENES: tuple[Word, ...] = (
     Word("beach", "scene", ("on the beach", "at the beach", "by the sandy beach"), "scene"),
@@ -104,7 +135,9 @@ MOTIONS: tuple[Word, ...] = (
     Word("falling", "motion", ("falling", "falling down", "falling from above"), "motion"),
 )
 
-_WORDS = {kind: {word.name: word for word in words} for kind, words in zip(KINDS, (SUBJECTS, STYLES, SCENES, MOTIONS), strict=True)}  # fmt: skip
+_WORDS = {
+    kind: {w.name: w for w in words} for kind, words in zip(KINDS, (SUBJECTS, STYLES, SCENES, MOTIONS), strict=True)
+}
 
 
 def candidates(kind: str) -> tuple[str, ...]:

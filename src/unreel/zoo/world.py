@@ -44,7 +44,9 @@ def held_out(spec: Spec) -> bool:
     return zlib.crc32(f"{spec.subject}|{spec.scene}|{spec.style}".encode()) % _HELD_OUT_ONE_IN == 0
 
 
-def sample_spec(rng: np.random.Generator, held_out_only: bool = False, plain: float = 0.4, still: float = 0.125) -> Spec:
+def sample_spec(
+    rng: np.random.Generator, held_out_only: bool = False, plain: float = 0.4, still: float = 0.125
+) -> Spec:
     """A random spec, from the training combinations or from the held-out ones.
 
     Args:
@@ -113,7 +115,9 @@ def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES) -> Tensor:
             drawn = sprite.resize((edge, edge), Image.Resampling.BILINEAR)
             if pose.angle:
                 drawn = drawn.rotate(pose.angle, Image.Resampling.BILINEAR)
-            alpha = drawn.getchannel("A") if opacity == 1 else drawn.getchannel("A").point(lambda a, o=opacity: int(a * o))
+            alpha = (
+                drawn.getchannel("A") if opacity == 1 else drawn.getchannel("A").point(lambda a, o=opacity: int(a * o))
+            )
             corner = (round(centre[0] + pose.x - edge / 2), round(centre[1] + pose.y - edge / 2))
             frame.paste(drawn.convert("RGB"), corner, alpha)
             if opacity == 1:

@@ -1,0 +1,73 @@
+"""Frozen records that travel between the modules."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One measured number with all its keys: one row of `scores.jsonl`, flat, so that no join is needed to plot it.
+
+    A text that does not apply is "", a number that does not apply is None. Keys never change meaning; new ones may be
+    added at the end, with a default, so that older files stay readable.
+
+    Attributes:
+        slug: the experiment or command that asked ("zoo_report").
+        run: the run folder's name.
+        t2i: the donor, or the source of an image ("zoo", "drawn").
+        t2v: the recipient, or the source of a clip ("zoo_animatediff", "drawn").
+        concept: what is erased.
+        kind: the concept's kind: character, style, object, face, motion, unsafe.
+        method: the unlearning method.
+        parameters: the group of weights that may change ("mlp_final_attention").
+        shots: how many shots the method saw, >= 0.
+        seed: the seed of the run, >= 0.
+        stage: before | after | step_<n>: when in the run the clips were rendered.
+        split: forget | retain | context | other_sense | attack_<name>; the zoo's own report adds held_out.
+        metric: what `value` is ("clip_score", "subject_accuracy", "seconds_per_clip").
+        value: the number, in the metric's own range and unit: accuracies in [0, 1], times in seconds. Never NaN.
+        stderr: standard error of `value`, same unit, >= 0; sqrt(p (1 - p) / n) for an accuracy p.
+        n: how many clips `value` is the mean of, >= 1; an image is a clip of one frame.
+        edit: content hash of the edit.
+        clips: content hash of the clips.
+        seconds: wall-clock time in s that rendering the n clips took, >= 0.
+
+    Raises:
+        ValueError: when a field has another type than the one declared here, naming it.
+    """
+
+    slug: str
+    run: str = ""
+    t2i: str = ""
+    t2v: str = ""
+    concept: str = ""
+    kind: str = ""
+    method: str = ""
+    parameters: str = ""
+    shots: int | None = None
+    seed: int | None = None
+    stage: str = ""
+    split: str = ""
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+    edit: str = ""
+    clips: str = ""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            allowed = field.type | int if field.type in (float, float | None) else field.type  # type: ignore[operator]
+            if isinstance(value, bool) or not isinstance(value, allowed):  # type: ignore[arg-type]
+                wanted = getattr(field.type, "__name__", str(field.type))
+                raise ValueError(f"found {field.name} = {value!r}: expected {wanted}")
+
+    def to_json(self) -> str:
+        """The row as one line of JSON: every key, always in the order above.
+
+        Raises:
+            ValueError: when a number is NaN or infinite, which JSON cannot say.
+        """
+        return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False)

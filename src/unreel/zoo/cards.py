@@ -1,0 +1,100 @@
+"""Model cards: what each shipped model learned from, for how long, and what the judge says of it.
+
+`python -m unreel.zoo.cards runs/zoo_report/scores.jsonl` writes README.md and loss.png into every model folder from its
+`training.json` and the scores of `make zoo-report`, and renews SHA256SUMS.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from unreel.records import Score
+from unreel.scores import read_scores
+from unreel.zoo.store import MODELS, write_sums
+
+_ABOUT = {
+    "t2i": (
+        "Text-to-image, of the Stable Diffusion family",
+        "CLIPTokenizer, CLIPTextModel (contrastive, then frozen), AutoencoderKL (16 x 16 x 4 latents of 64 x 64 px), "
+        "UNet2DConditionModel (v-prediction). Loads with `StableDiffusionPipeline.from_pretrained(folder)`.",
+    ),
+    "motion_adapter": (
+        "Text-to-video, of the AnimateDiff family",
+        "MotionAdapter on the UNet of `../t2i`, whose spatial weights learned on in the same stage. Loads with "
+        "`AnimateDiffPipeline.from_pretrained(t2i, motion_adapter=MotionAdapter.from_pretrained(folder))`.",
+    ),
+    "judge": (
+        "Judge of frames",
+        "open_clip model (residual network and a text transformer) that classifies subject, style and scene zero-shot. "
+        "No training loss uses it. Loads with `open_clip.create_model('local-dir:folder')`.",
+    ),
+    "motion_judge": (
+        "Judge of motion",
+        "3-D CNN that classifies the motion of clips of 8 frames. No training loss uses it.",
+    ),
+}
+_DATA = {
+    "judge": "6,000 clips of the drawn world (draw seed 2), a random frame each time, blurred or noisy half of the time",
+    "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
+}
+_TRAINING_DATA = (
+    "12,000 clips of 8 frames of the drawn world (draw seed 1), fresh captions at every step, no held-out combination"
+)
+
+
+def _scored_by(name: str, score: Score) -> bool:
+    if name == "t2i":
+        return score.t2i == "zoo" and not score.t2v
+    if name == "motion_adapter":
+        return score.t2v == "zoo_animatediff"
+    return "drawn" in (score.t2i, score.t2v) and (score.metric == "motion_accuracy") == (name == "motion_judge")
+
+
+def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
+    title, about = _ABOUT[name]
+    lines = [f"# {title}", "", about, "", f"**Data**: {_DATA.get(name, _TRAINING_DATA)}.", ""]
+    lines += ["| Stage | Steps | Batch | Learning rate | Seed | Last loss | Time |", "|---|---|---|---|---|---|---|"]
+    for stage, r in records.items():
+        last, minutes = r["loss_curve"][-1][1], f"{r['seconds'] / 60:.0f} min on {r['machine']}"
+        lines.append(f"| {stage} | {r['steps']} | {r['batch']} | {r['lr']} | {r['seed']} | {last} | {minutes} |")
+    lines += ["", "Loss, a point every 60th of a stage:", "", "![loss](loss.png)", "", "## Judge scores", ""]
+    lines += [
+        "Held-out combinations, seeds not used in training (`make zoo-report`).",
+        "",
+        "| Metric | Value | n |",
+        "|---|---|---|",
+    ]
+    for score in scores:
+        value = (
+            f"{score.value:.1%} ± {1.96 * score.stderr:.1%}"
+            if score.metric.endswith("accuracy")
+            else f"{score.value:.2f}"
+        )
+        lines.append(f"| {score.metric} | {value} | {score.n} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_cards(scores: list[Score], models: Path = MODELS) -> None:
+    """Writes the cards of all models and renews the hashes."""
+    for name in _ABOUT:
+        records = json.loads((models / name / "training.json").read_text())
+        figure, axes = plt.subplots(1, len(records), figsize=(3.2 * len(records), 2.4), squeeze=False)
+        for axis, (stage, record) in zip(axes[0], records.items(), strict=True):
+            axis.plot(*zip(*record["loss_curve"], strict=True), linewidth=1)
+            axis.set(title=stage, xlabel="step", ylabel="loss", yscale="log")
+        figure.tight_layout()
+        figure.savefig(models / name / "loss.png", dpi=80, metadata={"Software": None})
+        plt.close(figure)
+        (models / name / "README.md").write_text(_card(name, records, [s for s in scores if _scored_by(name, s)]))
+    write_sums(models)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m unreel.zoo.cards runs/zoo_report/scores.jsonl")
+    write_cards(read_scores(Path(sys.argv[1])))

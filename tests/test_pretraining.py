@@ -1,0 +1,54 @@
+"""A pretraining that is killed at any moment continues where it stood and ends with the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+TINY = [
+    "stage=vae", "precision=32-true", "accelerator=cpu", "threads=1", "minutes_between_checkpoints=0.002",
+    "drawings.count=32", "vae.steps=40", "vae.batch=4", "vae.channels=[16,16,16,16]", "vae.latent_channels=4",
+]  # fmt: skip
+
+
+def _pretrain(work: Path, *extra: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "unreel.zoo.pretrain", f"work={work}", *TINY, *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_killed_stage_continues_and_ends_as_if_unbroken(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    _finish(_pretrain(whole))
+    process = _pretrain(broken)
+    checkpoint = broken / "vae" / "last.ckpt"
+    for _ in range(1200):
+        if checkpoint.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not (broken / "vae" / "model").exists(), "the kill came too late to test anything"
+    step = torch.load(checkpoint, weights_only=False)["global_step"]
+    assert 0 < step < 40
+    _finish(_pretrain(broken))
+    name = Path("vae") / "model" / "diffusion_pytorch_model.safetensors"
+    first, second = load_file(whole / name), load_file(broken / name)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_unknown_stage_is_refused_in_one_line(tmp_path):
+    process = _pretrain(tmp_path, "stage=unet9")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "unet9" in output and "motion_judge" in output and "Traceback" not in output
