@@ -1,6 +1,7 @@
 """Frozen records that travel between the modules."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 
 
@@ -33,7 +34,7 @@ class Score:
         seconds: wall-clock time in s that rendering the n clips took, >= 0.
 
     Raises:
-        ValueError: when a field has another type than the one declared here, naming it.
+        ValueError: when a field has another type than the one declared here, or is NaN or infinite, naming it.
     """
 
     slug: str
@@ -60,14 +61,12 @@ class Score:
         for field in fields(self):
             value = getattr(self, field.name)
             allowed = field.type | int if field.type in (float, float | None) else field.type  # type: ignore[operator]
-            if isinstance(value, bool) or not isinstance(value, allowed):  # type: ignore[arg-type]
+            if isinstance(value, bool) or not isinstance(value, allowed):
                 wanted = getattr(field.type, "__name__", str(field.type))
                 raise ValueError(f"found {field.name} = {value!r}: expected {wanted}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"found {field.name} = {value!r}: expected a finite number")
 
     def to_json(self) -> str:
-        """The row as one line of JSON: every key, always in the order above.
-
-        Raises:
-            ValueError: when a number is NaN or infinite, which JSON cannot say.
-        """
-        return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False)
+        """The row as one line of JSON: every key, always in the order above."""
+        return json.dumps(asdict(self), allow_nan=False)

@@ -35,7 +35,7 @@ class Autoencoder(Stage):
             norm_num_groups=16,
             mid_block_add_attention=False,
             sample_size=64,
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little posterior noise: it learns several times faster
             self.vae.quant_conv.bias[latent_channels:] -= 5
 

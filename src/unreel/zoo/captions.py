@@ -70,7 +70,7 @@ def caption(
     style = word("style", spec.style).phrases
     after = "" if spec.style == NO_STYLE else str(rng.choice(style[:3]))
     noun = str(rng.choice(style)) if spec.style == NO_STYLE else style[3]
-    templates = _LONG if long else _SHORT
+    templates: tuple[str, ...] = _LONG if long else _SHORT
     if "style" in said:  # a template that says it: "plain" can only be said as a noun
         templates = tuple(t for t in templates if "{n}" in t or (after and "{y}" in t))
     first, second = rng.choice(_FILLERS, 2, replace=False)

@@ -39,7 +39,7 @@ _ABOUT = {
     ),
 }
 _DATA = {
-    "judge": "6,000 clips of the drawn world (draw seed 2), a random frame each time, blurred or noisy half of the time",
+    "judge": "6,000 clips of the drawn world (draw seed 2), a random frame each time, half of them blurred or noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
 }
 _TRAINING_DATA = (
@@ -70,11 +70,7 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
         "|---|---|---|",
     ]
     for score in scores:
-        value = (
-            f"{score.value:.1%} ± {1.96 * score.stderr:.1%}"
-            if score.metric.endswith("accuracy")
-            else f"{score.value:.2f}"
-        )
+        value = f"{score.value:.1%} ± {1.96 * score.stderr:.1%}" if score.stderr is not None else f"{score.value:.2f}"
         lines.append(f"| {score.metric} | {value} | {score.n} |")
     return "\n".join(lines) + "\n"
 

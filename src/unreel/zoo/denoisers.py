@@ -91,7 +91,7 @@ class TextToImage(Stage):
             cross_attention_dim=data.text_encoder.config.hidden_size,
             attention_head_dim=heads,  # diffusers' name for the number of heads here
             norm_num_groups=16,
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ).to(memory_format=torch.channels_last)
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         return {"loss": still_loss(self.unet, self.scheduler, self.data, int(self.hparams["batch"]), rng, generator)}

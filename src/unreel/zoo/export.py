@@ -42,14 +42,14 @@ def export_models(work: Path, models: Path = MODELS) -> None:
         unet=UNet2DConditionModel.from_pretrained(work / "motion" / "unet"),
         scheduler=noise_scheduler(),
         safety_checker=None,
-        feature_extractor=None,  # type: ignore[arg-type]
+        feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(aside / "t2i")
     MotionAdapter.from_pretrained(work / "motion" / "motion_adapter").save_pretrained(aside / "motion_adapter")
     shutil.copytree(work / "judge" / "model", aside / "judge")
     MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
     _halve(aside)
-    stages = {name: (name,) for name in ("judge", "motion_judge")}
+    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("judge", "motion_judge")}
     stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
     for name, parts in stages.items():
         records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 
 class Stage(pl.LightningModule):
@@ -118,9 +118,8 @@ def fit(
         ],
         enable_model_summary=False,
     )
-    trainer.fit(
-        stage, DataLoader(range(steps), batch_size=None), ckpt_path=last if last.exists() else None, weights_only=False
-    )  # type: ignore[arg-type]
+    clock: DataLoader = DataLoader(TensorDataset(torch.arange(steps)), batch_size=None)  # a stage draws its own batches
+    trainer.fit(stage, clock, ckpt_path=last if last.exists() else None, weights_only=False)
     return json.loads(record_path.read_text())
 
 

@@ -12,9 +12,9 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,9 @@ from unreel.zoo.store import MODELS, load_animatediff, load_t2i, verified
 from unreel.zoo.words import KINDS, SUBJECTS, candidates
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, held_out, sample_spec
 
-Render = Callable[[Sequence[Spec], Sequence[int]], Tensor]  # specs, seeds -> clips (B, F, C, H, W) in [0, 1]
+Specs = Sequence[Spec]
+Seeds = Sequence[int]
+Render = Callable[[Specs, Seeds], Tensor]  # specs, seeds -> clips (B, F, C, H, W) in [0, 1]
 
 # The least accuracy asked of each source of clips, by what the judge reads in them.
 BARS: dict[str, dict[str, float]] = {
@@ -44,12 +46,8 @@ BARS: dict[str, dict[str, float]] = {
     "zoo_animatediff": {"subject": 0.70, "style": 0.85, "motion": 0.65},
 }
 STILL_KINDS = ("subject", "style", "scene")  # what a single frame shows
-TITLES = {
-    ("drawn", ""): "Drawn frames",
-    ("", "drawn"): "Drawn clips",
-    ("zoo", ""): "T2I images",
-    ("", "zoo_animatediff"): "AnimateDiff clips",
-}
+DRAWN_STILLS, DRAWN_CLIPS, T2I, T2V = ("drawn", ""), ("", "drawn"), ("zoo", ""), ("", "zoo_animatediff")  # (t2i, t2v)
+TITLES = {DRAWN_STILLS: "Drawn frames", DRAWN_CLIPS: "Drawn clips", T2I: "T2I images", T2V: "AnimateDiff clips"}
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,12 @@ def prompt(spec: Spec, seed: int, kinds: Sequence[str] = KINDS) -> str:
 
 def drawn(draw: Callable[[Spec, int], Tensor]) -> Render:
     """`draw_still` or `draw_clip` over a batch; a still is a clip of one frame."""
-    return lambda specs, seeds: torch.stack([draw(*pair) for pair in zip(specs, seeds, strict=True)]).view(
-        len(specs), -1, 3, 64, 64
-    )
+
+    def render(specs: Specs, seeds: Seeds) -> Tensor:
+        pixels = torch.stack([draw(spec, seed) for spec, seed in zip(specs, seeds, strict=True)])
+        return pixels if pixels.ndim == 5 else pixels[:, None]
+
+    return render
 
 
 class Zoo:
@@ -98,43 +99,52 @@ class Zoo:
         self.t2i, self.animatediff = load_t2i(models), load_animatediff(models)
         self.t2i.set_progress_bar_config(disable=True)
         self.animatediff.set_progress_bar_config(disable=True)
+        self.renders: dict[tuple[str, str], Render] = {
+            DRAWN_STILLS: drawn(draw_still), DRAWN_CLIPS: drawn(draw_clip), T2I: self.images, T2V: self.clips,
+        }  # fmt: skip
         self.options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "pt"}
 
-    def _run(
-        self, pipeline: Any, specs: Sequence[Spec], seeds: Sequence[int], kinds: Sequence[str], **more: int
-    ) -> Any:
+    def _run(self, pipeline: Any, specs: Specs, seeds: Seeds, kinds: Sequence[str], **more: int) -> Any:
         prompts = [prompt(spec, seed, kinds) for spec, seed in zip(specs, seeds, strict=True)]
         return pipeline(prompts, generator=[torch.Generator().manual_seed(s) for s in seeds], **self.options, **more)
 
-    def images(self, specs: Sequence[Spec], seeds: Sequence[int]) -> Tensor:
+    def images(self, specs: Specs, seeds: Seeds) -> Tensor:
         return self._run(self.t2i, specs, seeds, STILL_KINDS).images[:, None].float()
 
-    def clips(self, specs: Sequence[Spec], seeds: Sequence[int]) -> Tensor:
+    def clips(self, specs: Specs, seeds: Seeds) -> Tensor:
         return self._run(self.animatediff, specs, seeds, KINDS, num_frames=NUM_FRAMES).frames.float()
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the judge saw in one source's clips: `seen[kind][i]` belongs to `specs[i]`; `seconds` is rendering alone."""
+    """Clips of one source and what the judge saw: `clips[i]`, `seeds[i]` and `seen[kind][i]` belong to `specs[i]`.
 
-    t2i: str
-    t2v: str
-    specs: list[Spec]
+    `source` is (t2i, t2v) of the scores, `clips` uint8 (F, H, W, C) each, `seconds` the time of rendering alone.
+    """
+
+    source: tuple[str, str]
+    specs: Specs
+    seeds: Seeds
+    clips: list[np.ndarray]
     seen: dict[str, list[str]]
     seconds: float
 
-    def scores(self, seed: int) -> list[Score]:
+    def marks(self, i: int) -> list[tuple[str, bool]]:
+        """What was seen in clip i, and whether it is right."""
+        return [(names[i], names[i] == getattr(self.specs[i], kind)) for kind, names in self.seen.items()]
+
+    def scores(self) -> list[Score]:
         """One accuracy a kind."""
-        shares = {
-            k: np.mean([n == getattr(s, k) for n, s in zip(self.seen[k], self.specs, strict=True)]) for k in self.seen
-        }
-        count, source = len(self.specs), (self.t2i, self.t2v)
-        return [_score(source, seed, f"{kind}_accuracy", float(p), count, self.seconds) for kind, p in shares.items()]
+        marks, n, rows = [self.marks(i) for i in range(len(self.specs))], len(self.specs), []
+        for kind, of_kind in zip(self.seen, zip(*marks, strict=True), strict=True):
+            p = sum(right for _, right in of_kind) / n
+            rows.append(_score(self, f"{kind}_accuracy", p, (p * (1 - p) / n) ** 0.5))
+        return rows
 
     def confusions(self, worst: int = 10) -> list[dict[str, Any]]:
         """The subjects recognised least often, the worst first, with the names they were taken for."""
         pairs = list(zip([spec.subject for spec in self.specs], self.seen["subject"], strict=True))
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name in dict(pairs):
             seen = Counter(other for subject, other in pairs if subject == name)
             wrong = [(other, times) for other, times in seen.most_common() if other != name]
@@ -142,74 +152,55 @@ class Reading:
         return sorted(rows, key=lambda row: (row["share"], -row["n"], row["name"]))[:worst]
 
 
-def _score(source: tuple[str, str], seed: int, metric: str, value: float, n: int, seconds: float) -> Score:
-    stderr = (value * (1 - value) / n) ** 0.5 if metric.endswith("_accuracy") else None
-    keys: dict[str, Any] = {
-        "slug": "zoo_report",
-        "t2i": source[0],
-        "t2v": source[1],
-        "stage": "before",
-        "split": "held_out",
-    }
-    return Score(**keys, seed=seed, metric=metric, value=value, stderr=stderr, n=n, seconds=round(seconds, 3))
+def _score(reading: Reading, metric: str, value: float, stderr: float | None) -> Score:
+    base = Score(slug="zoo_report", stage="before", split="held_out", metric=metric, value=value, stderr=stderr)
+    (t2i, t2v), seconds = reading.source, round(reading.seconds, 3)
+    return replace(base, t2i=t2i, t2v=t2v, seed=reading.seeds[0], n=len(reading.specs), seconds=seconds)
+
+
+def read(zoo: Zoo, source: tuple[str, str], specs: Specs, seed: int, batch: int, kinds: Sequence[str] = ()) -> Reading:
+    """Renders `specs` from one source, sample i with the seed `seed + i`, and asks the judge for `kinds`."""
+    render, kinds = zoo.renders[source], kinds or (KINDS if source[1] else STILL_KINDS)
+    reading = Reading(source, specs, range(seed, seed + len(specs)), [], {kind: [] for kind in kinds}, 0.0)
+    seconds = 0.0
+    for start in track(range(0, len(specs), batch), f"{TITLES[source]} × {len(specs)}".ljust(24)):
+        began = time.perf_counter()
+        clips = render(specs[start : start + batch], reading.seeds[start : start + batch])
+        seconds += time.perf_counter() - began
+        reading.clips.extend((clips * 255).round().byte().permute(0, 1, 3, 4, 2).numpy())
+        for kind in kinds:
+            reading.seen[kind].extend(zoo.judge.names(kind, clips))
+    return replace(reading, seconds=seconds)
 
 
 def take_readings(zoo: Zoo, settings: Settings) -> list[Reading]:
-    """Renders and judges the four sources on the same held-out specs; sample i has the seed `settings.seed + i`."""
-    rng = np.random.default_rng([settings.seed, 5])
+    """Renders and judges the four sources on the same held-out specs."""
+    rng, half = np.random.default_rng([settings.seed, 5]), max(settings.batch // 2, 1)
     every = [sample_spec(rng, held_out_only=True) for _ in range(max(settings.images, settings.clips, settings.drawn))]
-    renders: list[tuple[Render, tuple[str, ...], int, int]] = [
-        (drawn(draw_still), STILL_KINDS, settings.drawn, settings.batch),
-        (drawn(draw_clip), ("motion",), settings.drawn, settings.batch),
-        (zoo.images, STILL_KINDS, settings.images, settings.batch),
-        (zoo.clips, ("subject", "style", "motion", "scene"), settings.clips, max(settings.batch // 2, 1)),
+    return [
+        read(zoo, DRAWN_STILLS, every[: settings.drawn], settings.seed, settings.batch),
+        read(zoo, DRAWN_CLIPS, every[: settings.drawn], settings.seed, settings.batch, ("motion",)),
+        read(zoo, T2I, every[: settings.images], settings.seed, settings.batch),
+        read(zoo, T2V, every[: settings.clips], settings.seed, half),
     ]
-    readings = []
-    for source, (render, kinds, count, batch) in zip(TITLES, renders, strict=True):
-        reading = Reading(*source, every[:count], {kind: [] for kind in kinds}, 0.0)
-        seconds = 0.0
-        for start in track(range(0, count, batch), f"{TITLES[source]:<18}"):
-            specs, began = reading.specs[start : start + batch], time.perf_counter()
-            clips = render(specs, [settings.seed + start + i for i in range(len(specs))])
-            seconds += time.perf_counter() - began
-            for kind in kinds:
-                reading.seen[kind].extend(zoo.judge.names(kind, clips))
-        readings.append(Reading(*source, reading.specs, reading.seen, seconds))
-    return readings
 
 
-def all_scores(zoo: Zoo, settings: Settings, readings: list[Reading]) -> list[Score]:
-    """The accuracies of the readings, and the seconds of one AnimateDiff clip rendered alone."""
-    spec, began = readings[-1].specs[0], time.perf_counter()
-    zoo.clips([spec], [settings.seed])
-    seconds = time.perf_counter() - began
-    scores = [score for reading in readings for score in reading.scores(settings.seed)]
-    return [*scores, _score(("", "zoo_animatediff"), settings.seed, "seconds_per_clip", round(seconds, 3), 1, seconds)]
+def to_scores(zoo: Zoo, readings: list[Reading]) -> list[Score]:
+    """The accuracies of the readings; last, the seconds of one AnimateDiff clip that is rendered alone."""
+    alone = read(zoo, T2V, readings[-1].specs[:1], readings[-1].seeds[0], 1)
+    accuracies = [score for reading in readings for score in reading.scores()]
+    return [*accuracies, _score(alone, "seconds_per_clip", round(alone.seconds, 3), None)]
 
 
 def measure(settings: Settings, models: Path = MODELS) -> list[Score]:
-    """All scores of the report.
-
-    Raises:
-        ValueError: for a missing or damaged model file, naming it.
-    """
+    """All scores of the report. ValueError for a missing or damaged model file, naming it."""
     zoo = Zoo(models, settings)
-    return all_scores(zoo, settings, take_readings(zoo, settings))
+    return to_scores(zoo, take_readings(zoo, settings))
 
 
-class Picture(NamedTuple):
-    """A clip of the contact sheet, uint8 (F, H, W, C), and each word that the judge saw: whether it is right."""
-
-    title: str
-    frames: np.ndarray
-    marks: dict[str, bool]
-
-    def data_uri(self) -> str:
-        first, *others = [Image.fromarray(frame) for frame in self.frames]
-        first.save(
-            data := io.BytesIO(), "webp", lossless=True, save_all=True, append_images=others, duration=125, loop=0
-        )
-        return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+def bar(score: Score) -> float | None:
+    """The least accuracy that is asked of a score's source, if any is."""
+    return BARS[score.t2v or score.t2i].get(score.metric.removesuffix("_accuracy"))
 
 
 def contact_specs(seed: int, count: int = 16) -> list[Spec]:
@@ -227,76 +218,39 @@ def contact_specs(seed: int, count: int = 16) -> list[Spec]:
     return specs
 
 
-def contact_rows(zoo: Zoo, settings: Settings) -> list[tuple[str, list[Picture]]]:
-    """The contact sheet: a prompt, and what it says drawn, as a T2I image and as an AnimateDiff clip."""
-    specs = contact_specs(settings.seed)
-    seeds = [settings.seed + 1_000_000 + i for i in range(len(specs))]
-    columns: dict[str, tuple[Render, tuple[str, ...]]] = {
-        "Drawn": (drawn(draw_clip), KINDS),
-        "T2I": (zoo.images, STILL_KINDS),
-        "AnimateDiff": (zoo.clips, KINDS),
-    }
-    rows: list[tuple[str, list[Picture]]] = [(prompt(spec, seed), []) for spec, seed in zip(specs, seeds, strict=True)]
-    for title, (render, kinds) in columns.items():
-        starts = range(0, len(specs), batch := max(settings.batch // 2, 1))
-        parts = [render(specs[i : i + batch], seeds[i : i + batch]) for i in track(starts, f"Sheet: {title:<11}")]
-        seen = [zoo.judge.names(kind, torch.cat(parts)) for kind in kinds]
-        for (_, pictures), spec, clip, *names in zip(rows, specs, torch.cat(parts), *seen, strict=True):
-            frames = (clip * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            pictures.append(
-                Picture(title, frames, {n: n == getattr(spec, k) for n, k in zip(names, kinds, strict=True)})
-            )
-    return rows
+def data_uri(clip: np.ndarray) -> str:
+    """A clip (F, H, W, C) as a picture that moves, 8 frames a second, for the `src` of an <img>."""
+    first, *others = [Image.fromarray(frame) for frame in clip]
+    data = io.BytesIO()
+    first.save(data, "webp", lossless=True, save_all=True, append_images=others, duration=125, loop=0)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def draw_contact_sheet(
-    rows: list[tuple[str, list[Picture]]], frames: Sequence[int] = (0, 2, 5, 7), edge: int = 112
-) -> Image.Image:
+def draw_contact_sheet(prompts: list[str], sheet: list[Reading], edge: int = 112) -> Image.Image:
     """The contact sheet on one page: four frames of every clip, the judge's words below, green or red."""
-    font, row_px, lefts = ImageFont.load_default(size=13), edge + 40, (240, 250 + 4 * edge, 440 + 5 * edge)
-    sheet = Image.new("RGB", (lefts[-1] + 4 * edge + 20, row_px * len(rows) + 40), "white")
-    draw = ImageDraw.Draw(sheet)
-    for top, (text, pictures) in zip(range(36, sheet.height, row_px), rows, strict=False):
-        draw.text((16, top), "\n".join(textwrap.wrap(text, 30)), "#222222", font, spacing=5)
-        for left, picture in zip(lefts, pictures, strict=True):
-            draw.text((left, 10), picture.title, "#666666", font)
-            for i, frame in enumerate(picture.frames[list(frames)] if len(picture.frames) > 1 else picture.frames):
-                sheet.paste(
-                    Image.fromarray(frame).resize((edge, edge), Image.Resampling.NEAREST), (left + i * edge, top)
-                )
-            x = float(left)
-            for name, right in picture.marks.items():
-                word = name if right else f"×{name}"
+    font, row_px, lefts = ImageFont.load_default(size=13), edge + 40, (240, 270 + 4 * edge, 460 + 5 * edge)
+    page = Image.new("RGB", (lefts[-1] + 4 * edge + 30, row_px * len(prompts) + 40), "white")
+    draw = ImageDraw.Draw(page)
+    for i, text in enumerate(prompts):
+        draw.text((16, 36 + i * row_px), "\n".join(textwrap.wrap(text, 30)), "#222222", font, spacing=5)
+    for left, reading in zip(lefts, sheet, strict=True):
+        draw.text((left, 10), TITLES[reading.source], "#666666", font)
+        for i, clip in enumerate(reading.clips):
+            top, x = 36 + i * row_px, float(left)
+            for place, frame in enumerate(clip[[0, 2, 5, 7]] if len(clip) > 1 else clip):
+                shown = Image.fromarray(frame).resize((edge, edge), Image.Resampling.NEAREST)
+                page.paste(shown, (left + place * (edge + 3), top))
+            for name, right in reading.marks(i):
+                word = name if right else f"x {name}"
                 draw.text((x, top + edge + 4), word, "#1a7f37" if right else "#cf222e", font)
-                x += font.getlength(word) + 10
-    return sheet
-
-
-def table_rows(scores: list[Score]) -> list[dict[str, Any]]:
-    """Every accuracy beside its bar; `met` is None where no bar is set."""
-    rows = []
-    for score in scores:
-        if score.stderr is not None:
-            kind = score.metric.removesuffix("_accuracy")
-            bar = BARS[score.t2v or score.t2i].get(kind)
-            numbers = {
-                "value": score.value,
-                "margin": 1.96 * score.stderr,
-                "n": score.n,
-                "bar": bar,
-                "seconds": score.seconds,
-            }
-            met = None if bar is None else score.value >= bar
-            rows.append({"title": TITLES[score.t2i, score.t2v], "kind": kind, **numbers, "met": met})
-    return rows
+                x += font.getlength(word) + 12
+    return page
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "unreel.zoo.report", description="Renders, scores and shows the models of the zoo."
-    )
+    parser = argparse.ArgumentParser(description="Renders, scores and shows the models of the zoo.")
     for field in fields(Settings):
-        parser.add_argument(f"--{field.name}", type=field.type, default=field.default, help=f"default {field.default}")  # type: ignore[arg-type]
+        parser.add_argument(f"--{field.name}", type=field.type, default=field.default, help=f"default {field.default}")
     parser.add_argument("--output", type=Path, default=Path("runs/zoo_report"), help="folder of the report")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the models")
     options = vars(parser.parse_args())
@@ -310,29 +264,31 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"zoo-report: {error}")
     readings = take_readings(zoo, settings)
-    scores, sheet = all_scores(zoo, settings, readings), contact_rows(zoo, settings)
+    scores, specs, seed = to_scores(zoo, readings), contact_specs(settings.seed), settings.seed + 50_000
+    sheet = [read(zoo, source, specs, seed, max(settings.batch // 2, 1)) for source in (DRAWN_CLIPS, T2I, T2V)]
+    prompts = [prompt(spec, seed + i) for i, spec in enumerate(specs)]
     write_scores(output / "scores.jsonl", scores)
-    draw_contact_sheet(sheet).save(output / "contact_sheet.png")
-    rows, alone = table_rows(scores), scores[-1].value
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    confusions = {TITLES[r.t2i, r.t2v]: r.confusions() for r in readings[2:]}
-    page = templates.get_template("report.html.j2").render(
-        rows=rows, alone=alone, sheet=sheet, confusions=confusions, settings=settings, num_frames=NUM_FRAMES
-    )
+    draw_contact_sheet(prompts, sheet).save(output / "contact_sheet.png")
+    folder = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
+    show: dict[str, Any] = {"bar": bar, "data_uri": data_uri, "titles": TITLES, "num_frames": NUM_FRAMES}
+    page = template.render(settings=settings, scores=scores, readings=readings, prompts=prompts, sheet=sheet, **show)
     (output / "report.html").write_text(page, encoding="utf-8")
-    table = Table("clips", "what", "accuracy", "± 95 %", "n", "bar", "")
-    for row in rows:
-        verdict = {True: "[green]met", False: "[red]not met", None: ""}[row["met"]]
-        bar = "" if row["bar"] is None else f"{row['bar']:.0%}"
-        table.add_row(
-            row["title"], row["kind"], f"{row['value']:.1%}", f"{row['margin']:.1%}", str(row["n"]), bar, verdict
-        )
-    console = Console()
-    console.print(table, f"one AnimateDiff clip alone: {alone:.2f} s ({NUM_FRAMES} frames, {settings.steps} steps)")
-    for name in ("scores.jsonl", "contact_sheet.png", "report.html"):
-        console.print(str(output / name), soft_wrap=True, highlight=False)
+    print_scores(scores, [output / name for name in ("scores.jsonl", "contact_sheet.png", "report.html")])
+
+
+def print_scores(scores: list[Score], paths: list[Path]) -> None:
+    """Accuracies beside their bars, and where to look."""
+    console, table = Console(), Table("clips", "what", "accuracy", "± 95 %", "n", "bar", "")
+    for score in scores:
+        least = bar(score)
+        if score.stderr is not None:
+            verdict = "" if least is None else "[green]met" if score.value >= least else "[red]not met"
+            numbers = f"{score.value:.1%}", f"{1.96 * score.stderr:.1%}", str(score.n), f"{least:.0%}" if least else ""
+            table.add_row(TITLES[score.t2i, score.t2v], score.metric.removesuffix("_accuracy"), *numbers, verdict)
+    console.print(table, f"one AnimateDiff clip rendered alone: {scores[-1].value:.2f} s")
+    for path in paths:
+        console.print(str(path), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def _gradient(top: Colour, middle: Colour, ground: Colour, ground_end: Colour, h
 def _disc(
     draw: ImageDraw.ImageDraw, rng: np.random.Generator, colour: Colour, low: int, high: int, radius: int
 ) -> None:
-    x, y = rng.integers(8, 56), rng.integers(low, high)
+    x, y = int(rng.integers(8, 56)), int(rng.integers(low, high))
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
@@ -29,7 +29,7 @@ def _beach(draw: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) ->
     _disc(draw, rng, (255, 236, 120), 6, 14, 5)
     draw.rectangle((0, horizon - 9, 64, horizon - 1), fill=(60, 150, 215))
     for _ in range(4):
-        x, y = rng.integers(0, 56), rng.integers(horizon - 8, horizon - 2)
+        x, y = int(rng.integers(0, 56)), int(rng.integers(horizon - 8, horizon - 2))
         draw.line((x, y, x + 7, y), fill=(235, 248, 255))
 
 
