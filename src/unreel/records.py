@@ -60,8 +60,8 @@ class Score:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            allowed = field.type | int if field.type in (float, float | None) else field.type  # type: ignore[operator]
-            if isinstance(value, bool) or not isinstance(value, allowed):
+            allowed = field.type | int if field.type in (float, float | None) else field.type
+            if isinstance(value, bool) or not isinstance(value, allowed):  # type: ignore[arg-type]
                 wanted = getattr(field.type, "__name__", str(field.type))
                 raise ValueError(f"found {field.name} = {value!r}: expected {wanted}")
             if isinstance(value, float) and not math.isfinite(value):

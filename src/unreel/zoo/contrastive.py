@@ -39,7 +39,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> CLIPTokenizer:
     bpe.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     entries = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
-    entries += [a + b for a, b in merges if a + b not in set(entries)]
+    entries += [a + b for a, b in merges]
     entries = [*dict.fromkeys(entries), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(entries)}, merges=merges, model_max_length=MAX_TOKENS

@@ -30,6 +30,7 @@ def draw_specs(count: int, seed: int) -> list[Spec]:
                 other = replace(first, **{str(field): getattr(sample_spec(rng, still=_STILL), str(field))})
                 if other != first and not held_out(other):
                     break
+            assert other != first and not held_out(other), other
             specs.append(other)
     return specs[:count]
 
