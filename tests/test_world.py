@@ -86,6 +86,13 @@ def test_motions_move_the_way_their_names_say():
     assert shaking.diff(dim=0).abs().mean() > 0.01 and spinning.diff(dim=0).abs().mean() > 0.01
 
 
+@pytest.mark.parametrize("style", candidates("style"))
+def test_a_still_is_a_frame_of_its_clip(style):
+    spec = Spec("dog", "city", style, "spinning")
+    clip = draw_clip(spec, 9)
+    assert all(torch.equal(draw_still(spec, 9, frame=f), clip[f]) for f in (0, 3, 7))
+
+
 def test_held_out_combinations_never_reach_training():
     rng = np.random.default_rng(0)
     assert not any(held_out(spec) for spec in draw_specs(2000, seed=1))

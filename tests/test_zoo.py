@@ -143,7 +143,8 @@ def test_any_text_tokenises_and_long_captions_fit():
 def test_cards_tell_how_each_model_was_trained_and_what_it_scores():
     for name in ("t2i", "motion_adapter", "judge", "motion_judge"):
         for record in json.loads((store.MODELS / name / "training.json").read_text()).values():
-            assert record["steps"] == record["loss_curve"][-1][0] and record["seconds"] > 0 and "seed" in record
+            assert record["steps"] - record["loss_curve"][-1][0] <= record["steps"] // 60  # a point every 60th
+            assert record["seconds"] > 0 and "seed" in record
         card = (store.MODELS / name / "README.md").read_text()
         assert all(word in card for word in ("Data", "Steps", "Seed", "Loss", "Time", "Judge scores"))
         assert (Path(store.MODELS / name) / "loss.png").is_file()

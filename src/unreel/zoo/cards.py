@@ -39,7 +39,7 @@ _ABOUT = {
     ),
 }
 _DATA = {
-    "judge": "6,000 clips of the drawn world (draw seed 2), a random frame each time, half of them blurred or noisy",
+    "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
 }
 _TRAINING_DATA = (

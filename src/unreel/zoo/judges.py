@@ -18,10 +18,10 @@ from transformers import CLIPTokenizer
 
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import MAX_TOKENS, contrastive_loss, tokenize
-from unreel.zoo.drawings import GROUP, Drawings, consistent, groups
+from unreel.zoo.drawings import Drawings, consistent, draw_specs
 from unreel.zoo.pretraining import Stage
 from unreel.zoo.words import KINDS, candidates
-from unreel.zoo.world import NUM_FRAMES, Spec
+from unreel.zoo.world import NUM_FRAMES, Spec, draw_still
 
 PROMPTS_A_NAME = 12  # zero-shot prompts that are averaged for one candidate
 
@@ -49,23 +49,26 @@ def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(draw[0] < 0.5, blurred, pixels) + 0.04 * noise * (draw[1] < 0.5)
 
 
-class ContrastiveJudge(Stage):
-    """Trains `clip`, the open_clip model of the judge, on single frames."""
+def _some_kinds(rng: np.random.Generator) -> frozenset[str]:
+    """What a caption for one frame says; never the motion, which one frame does not show."""
+    return frozenset(kind for kind in ("subject", "style", "scene") if rng.random() < 0.7)
 
-    def __init__(self, drawings: Drawings, tokenizer: CLIPTokenizer, **stage: float) -> None:
+
+class ContrastiveJudge(Stage):
+    """Trains `clip`, the open_clip model of the judge, on single frames that are drawn afresh at every step."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, **stage: float) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
-        self.drawings, self.tokenizer = drawings, tokenizer
+        self.tokenizer = tokenizer
         self.clip = open_clip.CLIP(**clip_config(len(tokenizer)))
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        count = int(self.hparams["batch"])
-        hard = groups(rng, count // (4 * GROUP), len(self.drawings))
-        indices = np.concatenate([hard, rng.choice(len(self.drawings), count - len(hard), replace=False)])
-        captions = self.drawings.captions(indices, rng, drop=0.3, long=0.1)
-        captions = [type(c)(c.text, c.states - {"motion"}) for c in captions]  # one frame does not show it
-        pixels = _augment(self.drawings.frames(indices, rng).to(self.device) * 2 - 1, generator)
+        count, seed = int(self.hparams["batch"]), int(rng.integers(2**31))
+        specs = draw_specs(count, seed)
+        pixels = torch.stack([draw_still(spec, seed + i) for i, spec in enumerate(specs)])
+        pixels = _augment(pixels.to(self.device) * 2 - 1, generator)
+        captions = [caption(spec, rng, rng.random() < 0.1, _some_kinds(rng)) for spec in specs]
         images, texts, scale = self.clip(pixels, token_ids(self.tokenizer, [c.text for c in captions]).to(self.device))
-        specs = [self.drawings.specs[i] for i in indices]
         return {"loss": contrastive_loss(images, texts, scale.clamp(max=100), consistent(captions, specs, specs))}
 
 
@@ -86,7 +89,7 @@ class MotionJudge(ModelMixin, ConfigMixin):
         return self.head(features.mean((3, 4)).flatten(1))
 
 
-class ContrastiveMotion(Stage):
+class MotionClassification(Stage):
     """Trains `motion_judge` by cross-entropy; a frozen clip counts as still, whatever its frame suggests."""
 
     def __init__(self, drawings: Drawings, **stage: float) -> None:

@@ -19,7 +19,7 @@ from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.export import export_models, save_judge
-from unreel.zoo.judges import ContrastiveJudge, ContrastiveMotion
+from unreel.zoo.judges import ContrastiveJudge, MotionClassification
 from unreel.zoo.pretraining import Stage, fit
 
 
@@ -31,6 +31,7 @@ def _fit(stage: Stage, name: str, cfg: DictConfig) -> dict[str, Any]:
         precision=cfg.precision,
         ema_decay=cfg[name].ema_decay,
         minutes=cfg.minutes_between_checkpoints,
+        init=Path(cfg.init_from) / name / "last.ckpt" if cfg.init_from else None,
     )
 
 
@@ -107,15 +108,14 @@ def motion(cfg: DictConfig) -> None:
 
 
 def judge(cfg: DictConfig) -> None:
-    drawings = Drawings(Path(cfg.work), cfg.judge_drawings.count, cfg.judge_drawings.seed)
-    stage = ContrastiveJudge(drawings, _tokenizer(cfg), **_options(cfg, "judge") | {"seed": cfg.seed + 100})
+    stage = ContrastiveJudge(_tokenizer(cfg), **_options(cfg, "judge") | {"seed": cfg.seed + 100})
     _fit(stage, "judge", cfg)
     save_judge(stage.clip, len(_tokenizer(cfg)), Path(cfg.work) / "judge" / "model")
 
 
 def motion_judge(cfg: DictConfig) -> None:
-    drawings = Drawings(Path(cfg.work), cfg.judge_drawings.count, cfg.judge_drawings.seed)
-    stage = ContrastiveMotion(drawings, **_options(cfg, "motion_judge") | {"seed": cfg.seed + 200})
+    drawings = Drawings(Path(cfg.work), cfg.motion_judge_drawings.count, cfg.motion_judge_drawings.seed)
+    stage = MotionClassification(drawings, **_options(cfg, "motion_judge") | {"seed": cfg.seed + 200})
     _fit(stage, "motion_judge", cfg)
     stage.motion_judge.save_pretrained(Path(cfg.work) / "motion_judge" / "model")
 

@@ -67,6 +67,7 @@ def fit(
         precision: Lightning's name, e.g. "bf16-mixed".
         ema_decay: of the exponential moving average of the weights.
         minutes: between checkpoints.
+        init: a checkpoint of an earlier generation of this stage, whose EMA weights a fresh run starts from.
 
     Returns:
         What a model card says of the training: steps, batch, seed, minutes on which machine, loss curve.
@@ -74,6 +75,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     record_path, steps = folder / "training.json", stage.hparams["steps"]
     last = folder / "last.ckpt"
+    if init is not None and not last.exists():
+        stage.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
     spent = json.loads(record_path.read_text())["seconds"] if last.exists() and record_path.exists() else 0.0
     started = time.monotonic()
     record: dict[str, Any] = {}
@@ -119,7 +122,8 @@ def fit(
         enable_model_summary=False,
     )
     clock: DataLoader = DataLoader(TensorDataset(torch.arange(steps)), batch_size=None)  # a stage draws its own batches
-    trainer.fit(stage, clock, ckpt_path=last if last.exists() else None, weights_only=False)
+    trainer.fit(stage, clock, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.save_checkpoint(last)  # the same command again has nothing left to train
     return json.loads(record_path.read_text())
 
 

@@ -4,7 +4,7 @@ A clip is float32 (F, C, H, W) = (8, 3, 64, 64) in [0, 1]; a still is one of its
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -86,16 +86,17 @@ _POSES: dict[str, Callable[[float], _Pose]] = {
 _TRAIL = (0.14, 0.3)  # opacity of the ghosts one and two half-steps behind; they show a motion in a single frame
 
 
-def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES) -> Tensor:
+def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES, only: Sequence[int] | None = None) -> Tensor:
     """Draws a clip.
 
     Args:
         spec: what it shows.
         seed: layout, sizes and texture of the drawing; any non-negative integer.
         num_frames: how many frames the motion is spread over.
+        only: draw these frames of the clip and no others; all of them unless given.
 
     Returns:
-        float32 (F, C, H, W) = (num_frames, 3, 64, 64) in [0, 1].
+        float32 (F, C, H, W) = (num_frames or len(only), 3, 64, 64) in [0, 1].
     """
     rng = np.random.default_rng([seed, zlib.crc32("|".join(astuple(spec)).encode())])
     background = draw_scene(spec.scene, rng)
@@ -104,9 +105,10 @@ def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES) -> Tensor:
     centre = (rng.uniform(27, 37), rng.uniform(32, 38))
     pose_at = _POSES[spec.motion]
     half_step = 0.5 / max(num_frames - 1, 1)
-    frames = np.empty((num_frames, SIZE_PX, SIZE_PX, 3), dtype=np.float32)
-    masks = np.empty((num_frames, SIZE_PX, SIZE_PX), dtype=np.float32)
-    for index, t in enumerate(np.linspace(0, 1, num_frames) if num_frames > 1 else (0.5,)):
+    moments = np.linspace(0, 1, num_frames)[list(only) if only is not None else slice(None)]
+    frames = np.empty((len(moments), SIZE_PX, SIZE_PX, 3), dtype=np.float32)
+    masks = np.empty((len(moments), SIZE_PX, SIZE_PX), dtype=np.float32)
+    for index, t in enumerate(moments):
         frame, mask = background.copy(), Image.new("L", background.size)
         times = [t - 2 * half_step, t - half_step, t] if spec.motion != STILL else [t]
         for opacity, time in zip((*_TRAIL, 1.0)[-len(times) :], times, strict=True):
@@ -132,4 +134,4 @@ def draw_still(spec: Spec, seed: int, frame: int | None = None) -> Tensor:
     """Draws one frame of a clip, (3, 64, 64) in [0, 1]; a random one of its frames unless `frame` says which."""
     if frame is None:
         frame = int(np.random.default_rng([seed, 1]).integers(NUM_FRAMES))
-    return draw_clip(spec, seed)[frame]
+    return draw_clip(spec, seed, only=[frame])[0]
