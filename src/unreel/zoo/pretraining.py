@@ -56,7 +56,13 @@ class Stage(pl.LightningModule):
 
 
 def fit(
-    stage: Stage, folder: Path, accelerator: str, precision: str, ema_decay: float, minutes: float
+    stage: Stage,
+    folder: Path,
+    accelerator: str,
+    precision: str,
+    ema_decay: float,
+    minutes: float,
+    init: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a stage from where its last checkpoint in `folder` stands to its end; its weights are the EMA afterwards.
 
