@@ -1,7 +1,7 @@
 """Model cards: what each shipped model learned from, for how long, and what the judge says of it.
 
 `python -m unreel.zoo.cards runs/zoo_report/scores.jsonl` writes README.md and loss.png into every model folder from its
-`training.json` and the scores of `make zoo-report`, and renews SHA256SUMS.
+`training.json` and the scores of `make zoo-report`, keeps those scores beside the models, and renews SHA256SUMS.
 """
 
 import json
@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from unreel.records import Score
-from unreel.scores import read_scores
+from unreel.scores import read_scores, write_scores
 from unreel.zoo.store import MODELS, write_sums
 
 _ABOUT = {
@@ -87,6 +87,7 @@ def write_cards(scores: list[Score], models: Path = MODELS) -> None:
         figure.savefig(models / name / "loss.png", dpi=80, metadata={"Software": None})
         plt.close(figure)
         (models / name / "README.md").write_text(_card(name, records, [s for s in scores if _scored_by(name, s)]))
+    write_scores(models / "scores.jsonl", scores)
     write_sums(models)
 
 
