@@ -43,7 +43,8 @@ _DATA = {
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
 }
 _TRAINING_DATA = (
-    "12,000 clips of 8 frames of the drawn world (draw seed 1), fresh captions at every step, no held-out combination"
+    "12,000 clips of 8 frames of the drawn world (draw seed 1), the denoisers from the first 8,000 of them, fresh "
+    "captions at every step; no held-out combination of subject, scene and style"
 )
 
 
