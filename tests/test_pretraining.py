@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -48,7 +49,11 @@ def test_a_killed_stage_continues_and_ends_as_if_unbroken(tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_an_unknown_stage_is_refused_in_one_line(tmp_path):
-    process = _pretrain(tmp_path, "stage=unet9")
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("stage=unet9", "motion_judge"), ("stage=t2i", "latents.safetensors"), ("init_from=/nowhere", "/nowhere")],
+)
+def test_bad_input_is_refused_in_one_line(tmp_path, option, says):
+    process = _pretrain(tmp_path, option)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and "unet9" in output and "motion_judge" in output and "Traceback" not in output
+    assert process.returncode != 0 and says in output and "Traceback" not in output

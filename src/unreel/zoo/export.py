@@ -32,7 +32,7 @@ def _halve(folder: Path) -> None:
 
 
 def export_models(work: Path, models: Path = MODELS) -> None:
-    """Writes the finished stages of `work` to `models`, whole or not at all; the cards keep the training records."""
+    """Writes the finished stages of `work` to `models`; until all is written, what was there stays."""
     aside = models.with_name(models.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     StableDiffusionPipeline(
@@ -55,5 +55,9 @@ def export_models(work: Path, models: Path = MODELS) -> None:
         records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}
         (aside / name / "training.json").write_text(json.dumps(records) + "\n")
     write_sums(aside)
-    shutil.rmtree(models, ignore_errors=True)
+    old = models.with_name(models.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if models.exists():
+        models.rename(old)
     aside.rename(models)
+    shutil.rmtree(old, ignore_errors=True)

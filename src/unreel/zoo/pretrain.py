@@ -130,10 +130,27 @@ STAGES = {
 }  # fmt: skip
 
 
+NEEDS = {
+    "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
+    "motion": ["t2i/model"], "judge": ["tokenizer/model"],
+    "export": ["text/model", "vae/model", "motion/unet", "judge/model", "motion_judge/model"],
+}  # fmt: skip
+
+
+def _refuse_missing(cfg: DictConfig) -> None:
+    """Ends the program in one line when a stage lacks what earlier stages make, or `init_from` is no folder."""
+    missing = [path for path in NEEDS.get(cfg.stage, []) if not (Path(cfg.work) / path).exists()]
+    if missing:
+        raise SystemExit(f"stage {cfg.stage} needs {', '.join(missing)} in {cfg.work}: run the earlier stages first")
+    if cfg.init_from and not Path(cfg.init_from).is_dir():
+        raise SystemExit(f"init_from={cfg.init_from} is no folder: expected the work folder of an earlier generation")
+
+
 @hydra.main(version_base="1.3", config_path="../../../conf", config_name="zoo")
 def main(cfg: DictConfig) -> None:
     if cfg.stage != "all" and cfg.stage not in STAGES:
         raise SystemExit(f"unknown stage {cfg.stage!r}: expected all or one of {', '.join(STAGES)}")
+    _refuse_missing(cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     for name in STAGES if cfg.stage == "all" else [cfg.stage]:
