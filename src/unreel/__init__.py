@@ -1,1 +1,5 @@
-"""Few-shot unlearning of a text encoder, so that text-to-video models forget a concept."""
+"""unreel: make text-to-video diffusion models forget a concept."""
+
+from unreel.edits import Edit
+
+__all__ = ["Edit"]

@@ -3,6 +3,56 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+PARTS = ("subject", "motion", "scene", "style")  # what a prompt may say, in the order in which it says it
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text and what a clip of it has to show.
+
+    Attributes:
+        text: what the models are given.
+        split: forget | retain | other_sense.
+        shows: (part, phrase) pairs, parts of PARTS: all that the text says, as it says it.
+        concept: slug of the concept that it belongs to.
+        part: the part that names the concept, or its neighbour or other sense; "" where the text says none of them.
+    """
+
+    text: str
+    split: str
+    shows: tuple[tuple[str, str], ...]
+    concept: str = ""
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """What is erased, and what must stay.
+
+    Attributes:
+        slug: the name of its YAML: letters, digits, "_" and "-".
+        kind: character, style, object, face or motion.
+        phrases: the ways in which prompts say it, at least one; the first is the plainest.
+        anchor: the phrase that takes its place in the captions of training; "" leaves it out.
+        neighbours: near things that must stay, phrases of the same part.
+        other_senses: phrases with the same word in a sense that must stay.
+        images: folder of the user's own shots, or None: the donor generates them.
+    """
+
+    slug: str
+    kind: str
+    phrases: tuple[str, ...]
+    anchor: str = ""
+    neighbours: tuple[str, ...] = ()
+    other_senses: tuple[str, ...] = ()
+    images: Path | None = None
+
+    @property
+    def part(self) -> str:
+        """The part of a prompt that says it, one of PARTS."""
+        return self.kind if self.kind in PARTS else "subject"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional
 
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.pretraining import Stage
@@ -54,12 +55,20 @@ class Autoencoder(Stage):
 
 
 @torch.inference_mode()
-def encode_latents(vae: AutoencoderKL, drawings: Drawings, count: int, device: torch.device, batch: int = 8) -> Tensor:
-    """Posterior means of all frames of the first `count` drawings, not yet scaled: float16 (count, F, c, 16, 16)."""
-    out = []
+def encode_latents(
+    vae: AutoencoderKL, drawings: Drawings, count: int, device: torch.device, batch: int = 8
+) -> dict[str, Tensor]:
+    """The first `count` drawings as the denoisers see them, all frames, float16.
+
+    "latents": posterior means, not yet scaled, (count, F, c, 16, 16); "masks": the share of each latent pixel that the
+    subject covers, (count, F, 16, 16).
+    """
+    out, masks = [], []
     for start in track(range(0, count, batch), "encoding latents"):
-        clips = drawings.batch_of_clips(np.arange(start, min(start + batch, count))).to(device) * 2 - 1
+        indices = np.arange(start, min(start + batch, count))
+        clips = drawings.batch_of_clips(indices).to(device) * 2 - 1
         with torch.autocast(device.type, dtype=torch.bfloat16):
             mean = vae.encode(clips.flatten(0, 1).contiguous(memory_format=torch.channels_last)).latent_dist.mean
         out.append(mean.float().half().cpu().unflatten(0, clips.shape[:2]))
-    return torch.cat(out)
+        masks.append(functional.adaptive_avg_pool2d(drawings.masks(indices), mean.shape[-2:]).half())
+    return {"latents": torch.cat(out), "masks": torch.cat(masks)}

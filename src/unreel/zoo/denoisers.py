@@ -1,10 +1,11 @@
 """Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips.
 
 Reference: Rombach et al. 2022 (arXiv 2112.10752), eq. 3, with v-prediction (Salimans & Ho 2022, arXiv 2202.00512,
-appendix D), unweighted, so that the noisiest steps, where the caption decides, count as much as the others; Guo et
-al., "AnimateDiff", 2023, arXiv 2307.04725, section 4. Departures: in the motion stage the spatial weights keep
-learning, from clips through the motion modules and from stills without them, so that motion words reach the features
-that the motion modules see.
+appendix D), all timesteps alike, so that the noisiest, where the caption decides, count as much as the others; Guo et
+al., "AnimateDiff", 2023, arXiv 2307.04725, section 4. Departures: the drawn world knows where its subject is, and those
+latent pixels weigh more, or the texture of the styles is nearly all of the loss; in the motion stage the spatial
+weights keep learning, from clips through the motion modules and from stills without them, so that motion words reach
+the features that the motion modules see, and noisy timesteps, where motion is decided, are drawn more often.
 """
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unreel.zoo.contrastive import tokenize
@@ -20,6 +20,7 @@ from unreel.zoo.drawings import Drawings
 from unreel.zoo.pretraining import Stage
 
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
+SUBJECT_WEIGHT = 3.0  # of a latent pixel that the subject covers; the rest of a frame has weight 1
 
 
 def noise_scheduler() -> DDIMScheduler:
@@ -35,12 +36,18 @@ class Conditioning:
 
     Args:
         latents: of the first clips, (count, F, c, h, w), already scaled.
+        masks: the share of each latent pixel that the subject covers, (count, F, h, w).
     """
 
     def __init__(
-        self, drawings: Drawings, latents: Tensor, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+        self,
+        drawings: Drawings,
+        latents: Tensor,
+        masks: Tensor,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
     ) -> None:
-        self.drawings, self.latents, self.tokenizer = drawings, latents, tokenizer
+        self.drawings, self.latents, self.masks, self.tokenizer = drawings, latents, masks, tokenizer
         self.text_encoder = text_encoder.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict) -> "Conditioning":
@@ -58,17 +65,33 @@ class Conditioning:
 
 
 def denoising_loss(
-    model: nn.Module, scheduler: DDIMScheduler, latents: Tensor, prompt_embeds: Tensor, generator: torch.Generator
+    model: nn.Module,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    masks: Tensor,
+    prompt_embeds: Tensor,
+    generator: torch.Generator,
+    noisier_of: int = 1,
 ) -> Tensor:
-    """MSE of the v-prediction; latents (B, c, h, w) or (B, c, F, h, w)."""
+    """Weighted MSE of the v-prediction.
+
+    Args:
+        model: the denoiser.
+        scheduler: of the noise.
+        latents: (B, c, h, w) or (B, c, F, h, w).
+        masks: where the subject is, latents' shape with one channel, in [0, 1].
+        prompt_embeds: encoder_hidden_states.
+        generator: of noise and timesteps.
+        noisier_of: each timestep is the noisiest of that many draws.
+    """
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(
-        latents.device
-    )
+    draws = torch.randint(scheduler.config.num_train_timesteps, (noisier_of, len(latents)), generator=generator)
+    timesteps = draws.amax(0).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     predicted = model(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample.float()
-    return functional.mse_loss(predicted, target)
+    weights = 1 + (SUBJECT_WEIGHT - 1) * masks
+    return (weights * (predicted - target).square()).mean() / weights.mean()
 
 
 class TextToImage(Stage):
@@ -110,7 +133,9 @@ def still_loss(
     indices = rng.choice(len(data.latents), batch, replace=False)
     frames = rng.integers(data.latents.shape[1], size=batch)
     latents = data.latents[indices, frames].float().to(device)
-    return denoising_loss(unet, scheduler, latents, data.encode_prompt(indices, rng, 0.08, device), generator)
+    masks = data.masks[indices, frames].float().to(device)[:, None]
+    prompt_embeds = data.encode_prompt(indices, rng, 0.08, device)
+    return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator)
 
 
 def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionModel) -> None:
@@ -144,8 +169,9 @@ class TextToVideo(Stage):
         batch = int(self.hparams["batch"])
         indices = rng.choice(len(self.data.latents), batch, replace=False)
         latents = self.data.latents[indices].float().to(self.device).transpose(1, 2)  # (B, c, F, h, w)
+        masks = self.data.masks[indices].float().to(self.device)[:, None]
         prompt_embeds = self.data.encode_prompt(indices, rng, 0.0, self.device)
         per_frame = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)
-        clips = denoising_loss(self.motion_unet, self.scheduler, latents, per_frame, generator)
+        clips = denoising_loss(self.motion_unet, self.scheduler, latents, masks, per_frame, generator, noisier_of=2)
         stills = still_loss(self.unet, self.scheduler, self.data, self.stills, rng, generator)
         return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}

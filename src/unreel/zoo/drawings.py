@@ -12,10 +12,11 @@ from torch import Tensor
 
 from unreel.zoo.captions import Caption, caption
 from unreel.zoo.words import KINDS
-from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, held_out, sample_spec
+from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, draw_mask, held_out, sample_spec
 
 GROUP = 4  # specs a group: one, and three that differ from it in one field each
 _STILL = 0.3
+_APART = 1_000_003  # drawings of different seeds are that far apart in the seeds of their clips
 
 
 def draw_specs(count: int, seed: int) -> list[Spec]:
@@ -58,7 +59,7 @@ class Drawings:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             aside = self.path.with_suffix(".partial")
             array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-            draw = partial(_draw_uint8, first_seed=seed * 1_000_003)
+            draw = partial(_draw_uint8, first_seed=seed * _APART)
             jobs = list(zip(self.specs, range(count), strict=True))
             with Pool() as pool:
                 for index, clip in enumerate(track(pool.imap(draw, jobs, 64), f"drawing {count} clips", total=count)):
@@ -82,6 +83,10 @@ class Drawings:
     def batch_of_clips(self, indices: np.ndarray) -> Tensor:
         """Whole clips, (B, F, C, H, W) in [0, 1]."""
         return torch.from_numpy(self.clips[indices]).float() / 255
+
+    def masks(self, indices: np.ndarray) -> Tensor:
+        """Where the subject is in the clips, (B, F, H, W) in [0, 1]; drawn anew."""
+        return torch.stack([draw_mask(self.specs[i], self.seed * _APART + int(i)) for i in indices])
 
     def captions(
         self, indices: np.ndarray, rng: np.random.Generator, drop: float = 0.0, long: float = 0.3

@@ -18,8 +18,9 @@ from unreel.zoo.store import MODELS, write_sums
 def save_judge(clip: nn.Module, vocabulary: int, folder: Path) -> None:
     """An open_clip model as a folder that `open_clip.create_model("local-dir:folder")` loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 64, "interpolation": "bilinear", "resize_mode": "squash"}
-    config = {"model_cfg": clip_config(vocabulary), "preprocess_cfg": preprocess}
+    model = clip_config(vocabulary)
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": model["vision_cfg"]["image_size"]}
+    config = {"model_cfg": model, "preprocess_cfg": {**pixels, "interpolation": "bilinear", "resize_mode": "squash"}}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
 

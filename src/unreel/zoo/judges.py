@@ -14,23 +14,24 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.functional import gaussian_blur
 from transformers import CLIPTokenizer
 
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import MAX_TOKENS, contrastive_loss, tokenize
 from unreel.zoo.drawings import Drawings, consistent, draw_specs
 from unreel.zoo.pretraining import Stage
-from unreel.zoo.words import KINDS, candidates
+from unreel.zoo.words import KINDS, candidates, word
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_still
 
-PROMPTS_A_NAME = 12  # zero-shot prompts that are averaged for one candidate
+PROMPTS_A_NAME = 24  # zero-shot prompts that are averaged for one candidate, those that are equal once
 
 
 def clip_config(vocabulary: int) -> dict:
     """open_clip's `model_cfg` of the judge."""
     return {
         "embed_dim": 128,
-        "vision_cfg": {"layers": [2, 2, 2, 2], "width": 16, "image_size": 64},
+        "vision_cfg": {"layers": [2, 2, 2, 2], "width": 20, "image_size": 96},  # frames are enlarged to this
         "text_cfg": {"context_length": MAX_TOKENS, "vocab_size": vocabulary, "width": 128, "heads": 4, "layers": 2},
     }
 
@@ -41,9 +42,24 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokens["input_ids"] * tokens["attention_mask"]
 
 
+def name_alone(kind: str, name: str, rng: np.random.Generator) -> str:
+    """A short caption that states nothing but that `kind` is `name`."""
+    spec = Spec(**({"subject": "cat", "scene": "beach"} | {kind: name}))
+    while (said := caption(spec, rng, states=frozenset({kind}))).states != {kind}:
+        pass
+    return said.text
+
+
+def embed_frames(clip: nn.Module, frames: Tensor) -> Tensor:
+    """Normalised embeddings (B, D) of frames (B, C, H, W) in [-1, 1]."""
+    enlarged = functional.interpolate(frames, size=(clip.visual.image_size,) * 2, mode="bilinear")  # type: ignore[union-attr, operator]
+    return clip.encode_image(enlarged, normalize=True)  # type: ignore[operator]
+
+
 def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Blur and noise on half of a batch each, so that a judge also reads what generators draw."""
-    blurred = functional.interpolate(functional.avg_pool2d(pixels, 2), scale_factor=2.0, mode="bilinear")
+    sigma = 0.4 + 1.2 * float(torch.rand((), generator=generator))
+    blurred = gaussian_blur(pixels, [7, 7], [sigma, sigma])
     draw = torch.rand((2, len(pixels), 1, 1, 1), generator=generator).to(pixels.device)
     noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
     return torch.where(draw[0] < 0.5, blurred, pixels) + 0.04 * noise * (draw[1] < 0.5)
@@ -55,7 +71,11 @@ def _some_kinds(rng: np.random.Generator) -> frozenset[str]:
 
 
 class ContrastiveJudge(Stage):
-    """Trains `clip`, the open_clip model of the judge, on single frames that are drawn afresh at every step."""
+    """Trains `clip`, the open_clip model of the judge, on single frames that are drawn afresh at every step.
+
+    To the contrastive loss over whole captions comes one for each kind alone: every frame against a fresh caption of
+    each candidate, which is the question that the judge will be asked.
+    """
 
     def __init__(self, tokenizer: CLIPTokenizer, **stage: float) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
@@ -68,8 +88,18 @@ class ContrastiveJudge(Stage):
         pixels = torch.stack([draw_still(spec, seed + i) for i, spec in enumerate(specs)])
         pixels = _augment(pixels.to(self.device) * 2 - 1, generator)
         captions = [caption(spec, rng, rng.random() < 0.1, _some_kinds(rng)) for spec in specs]
-        images, texts, scale = self.clip(pixels, token_ids(self.tokenizer, [c.text for c in captions]).to(self.device))
-        return {"loss": contrastive_loss(images, texts, scale.clamp(max=100), consistent(captions, specs, specs))}
+        images, scale = embed_frames(self.clip, pixels), self.clip.logit_scale.exp().clamp(max=100)
+        texts = self._embed_texts([c.text for c in captions])
+        scalars = {"captions": contrastive_loss(images, texts, scale, consistent(captions, specs, specs))}
+        for kind in ("subject", "style", "scene"):
+            names = candidates(kind)
+            logits = scale * images @ self._embed_texts([name_alone(kind, name, rng) for name in names]).T
+            labels = torch.tensor([names.index(getattr(spec, kind)) for spec in specs], device=self.device)
+            scalars[kind] = functional.cross_entropy(logits.float(), labels)
+        return {"loss": sum(scalars.values(), torch.zeros((), device=self.device)), **scalars}
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        return self.clip.encode_text(token_ids(self.tokenizer, texts).to(self.device), normalize=True)
 
 
 class MotionJudge(ModelMixin, ConfigMixin):
@@ -122,6 +152,8 @@ class Judge:
         tokenizer: the zoo's tokenizer.
     """
 
+    parts = KINDS
+
     def __init__(self, clip: nn.Module, motion_judge: MotionJudge, tokenizer: CLIPTokenizer) -> None:
         self.clip, self.motion_judge, self.tokenizer = clip.eval(), motion_judge.eval(), tokenizer
         self._prompts: dict[str, Tensor] = {}
@@ -141,13 +173,8 @@ class Judge:
             rng = np.random.default_rng(0)
             rows = []
             for name in candidates(kind):
-                spec = Spec(**({"subject": "cat", "scene": "beach"} | {kind: name}))
-                texts: set[str] = set()
-                for _ in range(50 * PROMPTS_A_NAME):
-                    said = caption(spec, rng, states=frozenset({kind}))
-                    if said.states == {kind} and len(texts) < PROMPTS_A_NAME:
-                        texts.add(said.text)
-                embeds = self.clip.encode_text(token_ids(self.tokenizer, sorted(texts)), normalize=True)  # type: ignore[operator]
+                texts = sorted({name_alone(kind, name, rng) for _ in range(PROMPTS_A_NAME)})
+                embeds = self.clip.encode_text(token_ids(self.tokenizer, texts), normalize=True)  # type: ignore[operator]
                 rows.append(functional.normalize(embeds.mean(0), dim=-1))
             self._prompts[kind] = torch.stack(rows)
         return self._prompts[kind]
@@ -164,10 +191,31 @@ class Judge:
             if clips.shape[1] != NUM_FRAMES:
                 raise ValueError(f"found clips of {clips.shape[1]} frames: the motion judge needs {NUM_FRAMES}")
             return torch.cat([self.motion_judge(part) for part in clips.float().split(64)])
+        return self.embed_clips(clips).mean(1) @ self._prompt_embeds(kind).T
+
+    @torch.inference_mode()
+    def embed_clips(self, clips: Tensor) -> Tensor:
+        """Normalised embeddings (B, F, D) of the frames of clips (B, F, C, H, W) in [0, 1]."""
         frames = clips.float().flatten(0, 1) * 2 - 1
-        images = torch.cat([self.clip.encode_image(part, normalize=True) for part in frames.split(256)])  # type: ignore[operator]
-        cosine = images @ self._prompt_embeds(kind).T
-        return cosine.unflatten(0, clips.shape[:2]).mean(1)
+        return torch.cat([embed_frames(self.clip, part) for part in frames.split(256)]).unflatten(0, clips.shape[:2])
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Normalised embeddings (B, D)."""
+        return self.clip.encode_text(token_ids(self.tokenizer, list(texts)), normalize=True)  # type: ignore[operator]
+
+    def name_of(self, kind: str, phrase: str) -> str:
+        """What a phrase of a prompt says: the name among `candidates(kind)` that it is a phrase of.
+
+        Raises:
+            ValueError: for a phrase that the drawn world does not know, listing its names.
+        """
+        for name in candidates(kind):
+            if phrase == name or phrase in word(kind, name).phrases:
+                return name
+        raise ValueError(
+            f"the zoo's judge knows no {kind} {phrase!r}: expected a phrase of {', '.join(candidates(kind))}"
+        )
 
     def names(self, kind: str, clips: Tensor) -> list[str]:
         """What each clip shows, one of `candidates(kind)` each."""

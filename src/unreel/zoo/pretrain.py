@@ -77,19 +77,20 @@ def latents(cfg: DictConfig) -> None:
     folder = Path(cfg.work) / "vae" / "model"
     model = AutoencoderKL.from_pretrained(folder).to(_device(cfg)).eval()
     encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, _device(cfg))
-    model.register_to_config(scaling_factor=round(1 / float(encoded.float().std()), 5))
+    model.register_to_config(scaling_factor=round(1 / float(encoded["latents"].float().std()), 5))
     model.save_pretrained(folder)
     aside = Path(cfg.work) / "latents.partial"
-    save_file({"latents": encoded}, aside)
+    save_file(encoded, aside)
     aside.rename(Path(cfg.work) / "latents.safetensors")
 
 
 def _conditioning(cfg: DictConfig) -> Conditioning:
     work = Path(cfg.work)
     scale = AutoencoderKL.load_config(work / "vae" / "model")["scaling_factor"]
-    encoded = load_file(work / "latents.safetensors")["latents"] * scale
+    encoded = load_file(work / "latents.safetensors")
+    encoded["latents"] *= scale
     text_encoder = CLIPTextModel.from_pretrained(work / "text" / "model", dtype=torch.float32)
-    return Conditioning(_drawings(cfg), encoded, _tokenizer(cfg), text_encoder)
+    return Conditioning(_drawings(cfg), **encoded, tokenizer=_tokenizer(cfg), text_encoder=text_encoder)
 
 
 def t2i(cfg: DictConfig) -> None:

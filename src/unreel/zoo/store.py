@@ -65,6 +65,11 @@ def verified(name: str, folder: Path = MODELS) -> Path:
     return folder / name
 
 
+def zoo_tokenizer(folder: Path = MODELS) -> Path:
+    """The folder of the tokenizer that all of the zoo shares."""
+    return verified("t2i", folder) / "tokenizer"
+
+
 def load_t2i(folder: Path = MODELS) -> StableDiffusionPipeline:
     """The zoo's text-to-image pipeline, float32."""
     return StableDiffusionPipeline.from_pretrained(verified("t2i", folder))

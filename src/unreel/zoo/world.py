@@ -86,19 +86,14 @@ _POSES: dict[str, Callable[[float], _Pose]] = {
 _TRAIL = (0.14, 0.3)  # opacity of the ghosts one and two half-steps behind; they show a motion in a single frame
 
 
-def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES, only: Sequence[int] | None = None) -> Tensor:
-    """Draws a clip.
+def _generator(spec: Spec, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32("|".join(astuple(spec)).encode())])
 
-    Args:
-        spec: what it shows.
-        seed: layout, sizes and texture of the drawing; any non-negative integer.
-        num_frames: how many frames the motion is spread over.
-        only: draw these frames of the clip and no others; all of them unless given.
 
-    Returns:
-        float32 (F, C, H, W) = (num_frames or len(only), 3, 64, 64) in [0, 1].
-    """
-    rng = np.random.default_rng([seed, zlib.crc32("|".join(astuple(spec)).encode())])
+def _compose(
+    spec: Spec, rng: np.random.Generator, num_frames: int, only: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scene with the subject in it, before any style: frames (F, 64, 64, 3) and the subject's mask (F, 64, 64)."""
     background = draw_scene(spec.scene, rng)
     sprite = sprites()[spec.subject]
     size_px = float(rng.uniform(34, 44))
@@ -126,8 +121,30 @@ def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES, only: Sequenc
                 mask.paste(alpha, corner)
         frames[index] = np.asarray(frame, dtype=np.float32) / 255
         masks[index] = np.asarray(mask, dtype=np.float32) / 255
+    return frames, masks
+
+
+def draw_clip(spec: Spec, seed: int, num_frames: int = NUM_FRAMES, only: Sequence[int] | None = None) -> Tensor:
+    """Draws a clip.
+
+    Args:
+        spec: what it shows.
+        seed: layout, sizes and texture of the drawing; any non-negative integer.
+        num_frames: how many frames the motion is spread over.
+        only: draw these frames of the clip and no others; all of them unless given.
+
+    Returns:
+        float32 (F, C, H, W) = (num_frames or len(only), 3, 64, 64) in [0, 1].
+    """
+    rng = _generator(spec, seed)
+    frames, masks = _compose(spec, rng, num_frames, only)
     styled = apply_style(spec.style, frames, masks, rng)
     return torch.from_numpy(np.ascontiguousarray(styled.transpose(0, 3, 1, 2), dtype=np.float32))
+
+
+def draw_mask(spec: Spec, seed: int, num_frames: int = NUM_FRAMES) -> Tensor:
+    """Where the subject is in `draw_clip(spec, seed, num_frames)`: float32 (F, H, W) in [0, 1]."""
+    return torch.from_numpy(_compose(spec, _generator(spec, seed), num_frames, None)[1])
 
 
 def draw_still(spec: Spec, seed: int, frame: int | None = None) -> Tensor:

@@ -1,0 +1,55 @@
+"""Generated tensors kept on disk under the hash of what they were generated from; safe under parallel writers."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def content_key(**content: Any) -> str:
+    """A name for whatever is generated from this content: 24 hex digits."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class TensorCache:
+    """Named tensors by content key, one safetensors file each.
+
+    Args:
+        folder: where they are kept; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def load(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors, or None when they were never written or their file is damaged."""
+        try:
+            return load_file(self._path(key))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def save(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Writes them; the file appears whole, and of parallel writers the last one wins (they write the same)."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.partial")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+        aside.replace(path)
+
+
+def require_space(folder: Path, megabytes: int) -> None:
+    """ValueError when the disk of `folder` has less than that free."""
+    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free // 1_000_000
+    if free < megabytes:
+        raise ValueError(f"{existing} has {free} MB free: expected {megabytes} MB; free some, or choose another folder")

@@ -1,0 +1,113 @@
+"""Lightning callback: renders clips before, during and after the training, scores them and logs them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
+from unreel.clips import write_mp4
+from unreel.experiment import Questions
+from unreel.metrics.accuracy import marks_of
+from unreel.records import Score
+from unreel.rendering import Rendered, Renderer
+from unreel.runs import Run
+from unreel.unlearning import UnlearningModule
+
+
+class RenderClips(pl.Callback):
+    """Renders every prompt on every recipient and logs scores and clips.
+
+    Args:
+        renderers: one a recipient.
+        questions: what is rendered and of which concepts.
+        judge: looks at the clips.
+        metrics: each gives rows of one `Rendered`.
+        run: the run folder; its edit and scores are written there.
+        at_steps: steps at which all of it is rendered during the training.
+        logged_clips: how many clips a stage and split go to W&B.
+    """
+
+    def __init__(
+        self,
+        renderers: Sequence[Renderer],
+        questions: Questions,
+        judge: Any,
+        metrics: Sequence[Callable[..., dict]],
+        run: Run,
+        at_steps: Sequence[int] = (),
+        logged_clips: int = 4,
+    ) -> None:
+        self.renderers, self.questions, self.judge, self.metrics = renderers, questions, judge, metrics
+        self.run, self.at_steps, self.logged_clips = run, set(at_steps), logged_clips
+        self.scores: list[Score] = []
+        self.rendered: dict[tuple[str, str], Rendered] = {}  # (stage, recipient) -> clips
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.look("before", trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, UnlearningModule)
+        if trainer.global_step in self.at_steps and (f"step_{trainer.global_step}", "") not in self.rendered:
+            edit = pl_module.edit({})
+            for renderer in self.renderers:
+                with edit.applied(renderer.recipient):
+                    self._look_with(renderer, f"step_{trainer.global_step}", trainer, edit.hash)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearningModule)
+        pl_module.finish()
+        edit = pl_module.edit(self.run.provenance())
+        edit.save(self.run.folder / "edit.safetensors")
+        for renderer in self.renderers:
+            with edit.applied(renderer.recipient):
+                self._look_with(renderer, "after", trainer, edit.hash)
+
+    def marks(self, rendered: Rendered) -> list[dict[str, bool]]:
+        """For each clip, which parts of its prompt the judge sees."""
+        return marks_of(self.judge, rendered)
+
+    def look(self, stage: str, trainer: pl.Trainer | None = None, edit: str = "") -> None:
+        """Renders and scores one stage on all recipients, with the encoders as they are."""
+        for renderer in self.renderers:
+            self._look_with(renderer, stage, trainer, edit)
+
+    def _look_with(self, renderer: Renderer, stage: str, trainer: pl.Trainer | None, edit: str) -> None:
+        with self.run.timed(f"clips {stage}"):
+            rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage)
+        self.rendered[stage, rendered.recipient] = rendered
+        rows = []
+        for concept in self.questions.concepts:
+            own = rendered.only(concept=concept.slug)
+            for metric in self.metrics:
+                for (split, name), (value, stderr, n) in metric(self.judge, own).items():
+                    score = Score(
+                        **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,
+                        value=value, stderr=stderr, n=n, edit=edit, clips=own.hash, seconds=round(own.seconds, 3),
+                    )  # fmt: skip
+                    rows.append(score)
+        self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
+        self.run.write_scores(self.scores)
+        if trainer is not None:
+            self._log(trainer, rendered, rows)
+
+    def _log(self, trainer: pl.Trainer, rendered: Rendered, rows: list[Score]) -> None:
+        """The scores to all loggers, some clips and a table to W&B."""
+        step = trainer.global_step
+        values = {f"{s.split}/{s.t2v}/{s.concept}/{s.metric}": s.value for s in rows}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+            if isinstance(logger, WandbLogger):
+                folder = self.run.folder / "clips" / rendered.stage / rendered.recipient
+                for split in dict.fromkeys(prompt.split for prompt in rendered.prompts):
+                    part = rendered.only(split=split)
+                    files = [write_mp4(clip, folder / f"{split}_{i}.mp4", part.fps)
+                             for i, clip in enumerate(part.clips[: self.logged_clips])]  # fmt: skip
+                    texts = [f"{rendered.stage}: {prompt.text}" for prompt in part.prompts[: len(files)]]
+                    logger.log_video(
+                        f"clips/{rendered.recipient}/{split}", [str(f) for f in files], step=step, caption=texts,
+                        format=["mp4"] * len(files),
+                    )  # fmt: skip
+                columns = ["stage", "t2v", "concept", "split", "metric", "value", "stderr", "n"]
+                data = [[getattr(score, column) for column in columns] for score in self.scores]
+                logger.log_table("scores", columns=columns, data=data, step=step)

@@ -1,0 +1,209 @@
+"""YAML -> Concept, and the prompts that are made from it.
+
+A prompt is put together from parts: "a cat" + "jumping" + "on the beach" + "in the style of van gogh". The parts that
+surround a concept are shared out between training and evaluation, and so are the sentences around them, so that no text
+of the training is ever evaluated.
+"""
+
+import itertools
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unreel.records import PARTS, Concept, Prompt
+
+KINDS = ("character", "style", "object", "face", "motion")
+_FORMS = {  # how a bare name is said, by kind
+    "character": ("{}",),
+    "face": ("{}", "the face of {}", "a portrait of {}"),
+    "object": ("{a} {}", "the {}", "one {}"),
+    "style": ("in the style of {}", "painted by {}", "{} style"),
+    "motion": ("{}",),
+}
+# Sentences of training captions, around all other parts (Fuchi & Takagi 2024, data.py, has about 27 for objects and 19
+# for styles); evaluation prompts are the parts alone.
+SENTENCES = (
+    "a picture of {}",
+    "a picture showing {}",
+    "an image of {}",
+    "a good picture of {}",
+    "this is a picture of {}",
+    "what you see here is {}",
+    "please imagine {}",
+    "{} with a lot of detail",
+)
+NEUTRAL = {"subject": "something", "motion": "", "scene": "", "style": ""}  # what stands where a part is left out
+
+
+def _article(name: str) -> str:
+    return "an" if name[:1].lower() in "aeiou" else "a"
+
+
+def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
+    """A Concept from its YAML: `kind`, and either `name` (said as its kind is usually said) or `phrases`.
+
+    Raises:
+        ValueError: for a slug that is no plain name, unknown or missing keys, an unknown kind, or lists that overlap.
+    """
+    known = {"kind", "name", "phrases", "anchor", "neighbours", "other_senses", "images"}
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", slug):
+        raise ValueError(f"found the concept name {slug!r}: expected letters, digits, '_' and '-'")
+    if unknown := sorted(set(config) - known):
+        raise ValueError(f"concept {slug}: found the keys {', '.join(unknown)}: expected {', '.join(sorted(known))}")
+    kind = config.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"concept {slug}: found kind {kind!r}: expected one of {', '.join(KINDS)}")
+    name, phrases = str(config.get("name") or "").strip(), tuple(config.get("phrases") or ())
+    if bool(name) == bool(phrases):
+        raise ValueError(f"concept {slug}: expected either name (as in name: van gogh) or phrases")
+    phrases = phrases or tuple(form.format(name, a=_article(name)) for form in _FORMS[kind])
+    concept = Concept(
+        slug=slug,
+        kind=kind,
+        phrases=tuple(" ".join(str(phrase).split()) for phrase in phrases),
+        anchor=config.get("anchor") or "",
+        neighbours=tuple(config.get("neighbours") or ()),
+        other_senses=tuple(config.get("other_senses") or ()),
+        images=Path(config["images"]) if config.get("images") else None,
+    )
+    if both := sorted(set(concept.phrases) & {*concept.neighbours, *concept.other_senses}):
+        raise ValueError(f"concept {slug}: {both[0]!r} is to be forgotten and kept: remove it from one of the lists")
+    return concept
+
+
+def say(parts: Mapping[str, str]) -> str:
+    """The parts of a prompt as one text, in the order of PARTS."""
+    said = {**NEUTRAL, **parts}
+    return " ".join(said[part] for part in PARTS if said[part])
+
+
+def _share(context: Mapping[str, str]) -> int:
+    """Which quarter of all surroundings a context falls into: 0 is evaluation's, the others are training's."""
+    return zlib.crc32("|".join(context.get(part, "") for part in PARTS).encode()) % 4
+
+
+class Surroundings:
+    """What else a prompt may say: the vocabulary's phrases without those of any erased concept.
+
+    Args:
+        vocabulary: part -> phrases, e.g. {"subject": ["a cat", ...], "scene": [...], "style": [...], "motion": [...]}.
+        concepts: none of their phrases is used as surroundings or as a neighbour.
+        with_motion: whether prompts say motions (one image shows none).
+    """
+
+    def __init__(self, vocabulary: Mapping[str, Sequence[str]], concepts: Sequence[Concept], with_motion: bool) -> None:
+        erased = {phrase for concept in concepts for phrase in concept.phrases}
+        self.vocabulary = {p: [w for w in vocabulary.get(p, ()) if w not in erased] for p in PARTS}
+        for part in ("subject", "scene"):
+            if len(self.vocabulary[part]) < 4:
+                raise ValueError(f"found {len(self.vocabulary[part])} phrases of {part} to surround it: expected 4")
+        self.with_motion = with_motion
+
+    def contexts(self, without: str, evaluation: bool, rng: np.random.Generator, count: int) -> list[dict[str, str]]:
+        """`count` different sets of parts, in random order, that leave `without` out; half of them say no style.
+
+        Raises:
+            ValueError: when the vocabulary is too small for that many.
+        """
+        parts = [part for part in PARTS if part != without and (part != "motion" or self.with_motion)]
+        choices = [
+            self.vocabulary[part] + [""] * (len(self.vocabulary[part]) if part == "style" else 0) for part in parts
+        ]
+        every = list(dict.fromkeys(itertools.product(*choices)))
+        found: list[dict[str, str]] = []
+        for index in rng.permutation(len(every)):
+            context = {part: phrase for part, phrase in zip(parts, every[index], strict=True) if phrase}
+            styled = "style" in context
+            if (_share(context) == 0) == evaluation and (without == "style" or styled == (len(found) % 2 == 1)):
+                found.append(context)
+            if len(found) == count:
+                return found
+        raise ValueError(f"found {len(found)} surroundings without {without}: expected {count}; add to the vocabulary")
+
+    def neighbours(self, concept: Concept) -> list[str]:
+        """What is kept near the concept: its own list, or all of the vocabulary's phrases of its part."""
+        return list(concept.neighbours) or self.vocabulary[concept.part]
+
+
+def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int, seed: int) -> list[Prompt]:
+    """Prompts that must change, and prompts that must not; none of their texts is ever trained on.
+
+    Args:
+        concept: what is erased.
+        surroundings: what else they say.
+        count: how many to forget; as many are kept of neighbours and far things together, and of other senses if any.
+        seed: which.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(concept.slug.encode()), 1])
+
+    def prompts(split: str, phrases: Sequence[str], number: int, part: str) -> list[Prompt]:
+        made = []
+        for i, context in enumerate(surroundings.contexts(concept.part, True, rng, number)):
+            shown = {
+                part: phrase for part, phrase in {**context, concept.part: phrases[i % len(phrases)]}.items() if phrase
+            }
+            ordered = tuple((part, shown[part]) for part in PARTS if part in shown)
+            made.append(Prompt(say(shown), split, ordered, concept.slug, part))
+        return made
+
+    near = rng.permutation(surroundings.neighbours(concept)).tolist()
+    far = [""] if concept.part != "subject" else rng.permutation(surroundings.vocabulary["subject"]).tolist()
+    kept = prompts("retain", near, (count + 1) // 2, concept.part) + prompts("retain", far, count // 2, "")
+    other = prompts("other_sense", concept.other_senses, count, concept.part) if concept.other_senses else []
+    return prompts("forget", concept.phrases, count, concept.part) + list(dict.fromkeys(kept)) + other
+
+
+class TrainingCaptions:
+    """Captions of the training: with the concept, the same without it, and others that must not move.
+
+    Args:
+        concept: what is erased.
+        surroundings: what else they say.
+    """
+
+    def __init__(self, concept: Concept, surroundings: Surroundings) -> None:
+        self.concept, self.surroundings = concept, surroundings
+        rng = np.random.default_rng([zlib.crc32(concept.slug.encode()), 2])
+        self.contexts = surroundings.contexts(concept.part, False, rng, 48)
+        self.near = [*surroundings.neighbours(concept), *concept.other_senses]
+
+    def pairs(self, rng: np.random.Generator, count: int) -> tuple[list[str], list[str]]:
+        """`count` captions that name the concept, and the same ones with its anchor in its place."""
+        forget, anchors = [], []
+        for _ in range(count):
+            context, sentence = self._context(rng), SENTENCES[rng.integers(len(SENTENCES))]
+            phrase = self.concept.phrases[rng.integers(len(self.concept.phrases))]
+            forget.append(sentence.format(say({**context, self.concept.part: phrase})))
+            anchor = self.concept.anchor or NEUTRAL[self.concept.part]
+            anchors.append(sentence.format(say({**context, self.concept.part: anchor})))
+        return forget, anchors
+
+    def shot_prompts(self, count: int, seed: int) -> list[str]:
+        """What the donor is given for `count` shots: the concept in the first contexts of the training."""
+        rng = np.random.default_rng([seed, 4])
+        phrases = self.concept.phrases
+        said = [
+            {**self.contexts[i % len(self.contexts)], self.concept.part: phrases[i % len(phrases)]}
+            for i in range(count)
+        ]
+        return [SENTENCES[rng.integers(len(SENTENCES))].format(say(parts)) for parts in said]
+
+    def retain(self, rng: np.random.Generator, count: int) -> list[str]:
+        """`count` captions that must keep their meaning: of near things, far ones, other senses, and of nothing."""
+        captions = []
+        far = self.surroundings.vocabulary[self.concept.part] or [""]
+        for i in range(count):
+            choices = (self.near, far, self.concept.other_senses or self.near, [NEUTRAL[self.concept.part]])[i % 4]
+            phrase = str(choices[rng.integers(len(choices))]) if choices else ""
+            text = say({**self._context(rng), self.concept.part: phrase})
+            captions.append(SENTENCES[rng.integers(len(SENTENCES))].format(text) if rng.random() < 0.8 else "")
+        return captions
+
+    def _context(self, rng: np.random.Generator) -> dict[str, str]:
+        """Some of the parts around the concept, each left out now and then."""
+        context = self.contexts[rng.integers(len(self.contexts))]
+        return {part: phrase for part, phrase in context.items() if rng.random() < 0.8}

@@ -1,0 +1,122 @@
+"""From a resolved config to the parts of a run, every check first; what train.py and evaluate.py share."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger
+
+from unreel.cache import TensorCache
+from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
+from unreel.records import Concept, Prompt
+from unreel.runs import Run
+
+
+def concepts_of(config: DictConfig) -> list[Concept]:
+    """The concepts of a config: those of `concept`, and the one that `phrase` and `kind` give on the command line.
+
+    Raises:
+        ValueError: when there is none, or one is not well-formed.
+    """
+    entries: dict[str, Any] = OmegaConf.to_container(config.concept, resolve=True) if config.concept else {}  # type: ignore[assignment]
+    if config.phrase is not None:
+        slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
+        if config.kind not in KINDS:
+            raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
+        entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.images}
+    if not entries:
+        raise ValueError("no concept: expected concept=NAME, or phrase='red bicycle' kind=object")
+    return [to_concept(slug, entry) for slug, entry in entries.items()]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is rendered: one prompt a clip and its seed, of all concepts, checked before anything is loaded."""
+
+    concepts: list[Concept]
+    surroundings: Surroundings
+    prompts: list[Prompt]
+    seeds: list[int]
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Questions":
+        """ValueError for a concept, vocabulary or number that will not do."""
+        concepts = concepts_of(config)
+        count = config.evaluation.prompts
+        if not isinstance(count, int) or count < 2:
+            raise ValueError(f"found evaluation.prompts={count}: expected a whole number, 2 or more")
+        vocabulary: Any = OmegaConf.to_container(config.vocabulary, resolve=True)
+        with_motion = config.evaluation.motions or any(concept.kind == "motion" for concept in concepts)
+        surroundings = Surroundings(vocabulary, concepts, with_motion)
+        prompts = [p for c in concepts for p in evaluation_prompts(c, surroundings, count, config.evaluation.seed)]
+        first = 10_000_000 + 100_000 * config.evaluation.seed  # far from the seeds of any shot
+        return cls(concepts, surroundings, prompts, list(range(first, first + len(prompts))))
+
+
+def device_of(config: DictConfig) -> str:
+    """ "auto" is a GPU where there is one. ValueError for a GPU that is not there."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if str(config.device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"found device={config.device}, but torch sees no GPU: expected device=cpu or device=auto")
+    return str(config.device)
+
+
+def recipients_of(config: DictConfig, device: str) -> list[Any]:
+    """The loaded recipients of `t2v`."""
+    return [hydra.utils.instantiate(entry, device=device) for entry in config.t2v.values()]
+
+
+def judge_of(config: DictConfig, prompts: Sequence[Prompt], device: str) -> Any:
+    """The judge, after it was asked for every phrase that it will be asked for.
+
+    Raises:
+        ValueError: for a phrase that it cannot know.
+    """
+    judge = hydra.utils.instantiate(config.judge, _convert_="all")
+    judge = judge(prompts=prompts, device=device) if callable(judge) else judge
+    for part, phrase in dict.fromkeys(pair for prompt in prompts for pair in prompt.shows):
+        if part in judge.parts:
+            judge.name_of(part, phrase)
+    return judge
+
+
+def metrics_of(config: DictConfig) -> list[Any]:
+    """The metrics of `metric`."""
+    return [hydra.utils.instantiate(entry) for entry in config.metric.values()]
+
+
+def cache_of(config: DictConfig) -> TensorCache:
+    """Shots and clips of unedited models, shared by all runs."""
+    return TensorCache(Path(config.cache))
+
+
+def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
+    loggers: list[Any] = [CSVLogger(run.folder, name="", version="logs")]
+    if config.logger:
+        loggers.append(
+            hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.id)
+        )
+    checkpoint = ModelCheckpoint(
+        run.folder / "checkpoints",
+        save_last=True,
+        save_top_k=0,
+        every_n_train_steps=config.checkpoint_every,
+        enable_version_counter=False,
+    )
+    return hydra.utils.instantiate(
+        config.trainer,
+        max_steps=steps,
+        accelerator="gpu" if device.startswith("cuda") else "cpu",
+        logger=loggers,
+        callbacks=[RichProgressBar(), checkpoint, *callbacks],
+        _convert_="all",
+    )

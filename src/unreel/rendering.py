@@ -1,0 +1,90 @@
+"""Prompts x seeds -> clips. Clips of an unedited model are kept by content and never rendered twice."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from unreel.cache import TensorCache, content_key
+from unreel.edits import encoder_hashes, tensor_hash
+from unreel.records import Prompt
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Clips of one recipient at one stage.
+
+    Attributes:
+        recipient: its name.
+        stage: before | step_<n> | after.
+        prompts: one a clip.
+        clips: (B, F, C, H, W) in [0, 1].
+        seconds: what rendering them took, in s; less when the cache had them.
+        fps: frames a second.
+    """
+
+    recipient: str
+    stage: str
+    prompts: Sequence[Prompt]
+    clips: Tensor
+    seconds: float
+    fps: int
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the clips, 16 hex digits."""
+        return tensor_hash(self.clips)[:16]
+
+    def only(self, split: str | None = None, concept: str | None = None) -> "Rendered":
+        """The clips of one split, or of one concept, alone."""
+        chosen = [i for i, p in enumerate(self.prompts) if split in (None, p.split) and concept in (None, p.concept)]
+        prompts = [self.prompts[i] for i in chosen]
+        share = self.seconds * len(chosen) / max(len(self.prompts), 1)
+        return Rendered(self.recipient, self.stage, prompts, self.clips[chosen], share, self.fps)
+
+
+class Renderer:
+    """Renders with one recipient.
+
+    Args:
+        recipient: has `render(prompts, seeds)`, `text_encoder`, `modules`, `options`, `name`, `fps`.
+        cache: where clips are kept by the content that they were rendered from.
+        batch: clips at a time.
+    """
+
+    def __init__(self, recipient: Any, cache: TensorCache, batch: int) -> None:
+        self.recipient, self.cache, self.batch = recipient, cache, batch
+        modules = {name: encoder_hashes(module) for name, module in recipient.modules.items()}
+        schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
+        self.content = content_key(
+            options=recipient.options, schedule=schedule, kind=type(recipient).__name__, **modules
+        )
+
+    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:
+        """One clip a prompt, each with its own seed."""
+        encoder = encoder_hashes(self.recipient.text_encoder)
+        keys = [
+            content_key(model=self.content, encoder=encoder, prompt=prompt.text, seed=seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        started = time.perf_counter()
+        found = [self.cache.load(key) for key in keys]
+        missing = [i for i, kept in enumerate(found) if kept is None]
+        with Progress(transient=True) as progress:
+            task = progress.add_task(
+                f"{self.recipient.name} {stage}", total=len(keys), completed=len(keys) - len(missing)
+            )
+            for start in range(0, len(missing), self.batch):
+                part = missing[start : start + self.batch]
+                clips = self.recipient.render([prompts[i].text for i in part], [seeds[i] for i in part])
+                for i, clip in zip(part, clips, strict=True):
+                    found[i] = {"clip": (clip * 255).round().to(torch.uint8)}
+                    self.cache.save(keys[i], found[i])
+                progress.advance(task, len(part))
+        clips = torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255
+        seconds = time.perf_counter() - started
+        return Rendered(self.recipient.name, stage, list(prompts), clips, seconds, self.recipient.fps)

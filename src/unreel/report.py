@@ -1,0 +1,158 @@
+"""The report of one run: a self-contained HTML page, and the clips as files beside it."""
+
+import base64
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from unreel.clips import data_uri, strip, write_mp4
+from unreel.records import Score
+from unreel.rendering import Rendered
+from unreel.runs import Run, write_text
+
+# metric -> whether a higher value is better on the splits that are kept; on the forget split it is the other way round
+KEPT_HIGHER = {"accuracy": True, "concept_accuracy": True, "clip_score": True, "temporal_consistency": True}
+SPLITS = {
+    "forget": "What must be gone",
+    "context": "What the same prompts say besides it",
+    "retain": "What must stay",
+    "other_sense": "The other sense, which must stay",
+}
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Name -> (step, value) pairs of all that a run logged in its CSV files, over resumptions."""
+    curves: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob("logs*/metrics.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch"):
+                        curves.setdefault(name, {})[int(row["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]]) -> str:
+    """Panels of curves as one SVG data URI, readable on light and on dark pages."""
+    shown = {title: lines for title, lines in panels.items() if any(lines.values())}
+    if not shown:
+        return ""
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.4 * len(shown), 2.9), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], shown.items(), strict=True):
+        for name, points in lines.items():
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else "", linewidth=1.4)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if sum(bool(points) for points in lines.values()) > 1:
+            axis.legend(fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white")
+    plt.close(figure)
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def curves_of(folder: Path) -> str:
+    """Loss, guard rails and scores over the steps, as one picture; "" when nothing was logged."""
+    curves = read_curves(folder)
+
+    def take(prefix: str, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
+        return {name: curves.get(f"{prefix}/{name}", []) for name in names}
+
+    scores = {
+        name: points for name, points in curves.items() if name.endswith(("/concept_accuracy", "retain/accuracy"))
+    }
+    return _figure(
+        {
+            "loss": take("train", ("loss",)),
+            "embeddings: distance": take("train", ("anchor", "retain")),
+            "donor: evidence left, drift": take("donor", ("evidence", "drift")),
+            "accuracy": {
+                n.split("/")[0]: p for n, p in scores.items() if n.startswith(("forget", "retain")) and len(p) > 1
+            },
+        }
+    )
+
+
+def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
+    """One row a recipient, concept, split and metric: before, after, and whether it went the right way."""
+    found = {(s.t2v, s.concept, s.split, s.metric, s.stage): s for s in scores}
+    rows = []
+    for t2v, concept, split, metric in dict.fromkeys(key[:4] for key in found):
+        before, after = (found.get((t2v, concept, split, metric, stage)) for stage in ("before", "after"))
+        share = after.value / before.value if before and after and before.value else None
+        rows.append(
+            {"t2v": t2v, "concept": concept, "split": split, "metric": metric, "before": before, "after": after,
+             "percent": metric.endswith("accuracy"), "share": share, "n": (after or before).n}
+        )  # fmt: skip
+    order = list(SPLITS)
+    return sorted(rows, key=lambda r: (r["t2v"], r["concept"], order.index(r["split"]) if r["split"] in order else 9))
+
+
+def write_clips(folder: Path, rendered: Rendered) -> None:
+    """Every clip as mp4, and one PNG strip of all."""
+    where = folder / "clips" / rendered.stage / rendered.recipient
+    counts: dict[str, int] = {}
+    for prompt, clip in zip(rendered.prompts, rendered.clips, strict=True):
+        number = counts[prompt.split] = counts.get(prompt.split, -1) + 1
+        write_mp4(clip, where / f"{prompt.concept}_{prompt.split}_{number:03}.mp4", rendered.fps)
+
+
+def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
+    """For each concept and split one PNG: a row a prompt, before on the left, after on the right."""
+    from PIL import Image
+
+    for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
+        for split in dict.fromkeys(prompt.split for prompt in before.prompts):
+            old, new = before.only(split, concept), after.only(split, concept)
+            if len(old.clips):
+                rows = [strip([a, b]) for a, b in zip(old.clips, new.clips, strict=True)]
+                page = Image.new("RGB", (rows[0].width, sum(row.height + 2 for row in rows)), "white")
+                for i, row in enumerate(rows):
+                    page.paste(row, (0, i * (row.height + 2)))
+                path = folder / "clips" / f"{before.recipient}_{concept}_{split}.png"
+                aside = path.with_name(f".partial_{path.name}")
+                page.save(aside)
+                aside.replace(path)
+
+
+def write_report(
+    run: Run, looks: dict[tuple[str, str], Rendered], scores: list[Score], judge_marks: Any, facts: dict[str, Any]
+) -> Path:
+    """Writes `report.html`, mp4 files and strips.
+
+    Args:
+        run: the run folder.
+        looks: (stage, recipient) -> clips.
+        scores: all rows of the run.
+        judge_marks: rendered -> for each clip part -> whether the judge sees what the prompt says.
+        facts: what was trained: tensors, parameters, steps, best_step, stopped, shots (clips of one frame).
+    """
+    recipients = list(dict.fromkeys(recipient for _, recipient in looks))
+    gallery = []
+    for recipient in recipients:
+        before, after = looks["before", recipient], looks["after", recipient]
+        for rendered in (before, after):
+            write_clips(run.folder, rendered)
+        write_strips(run.folder, before, after)
+        marks = judge_marks(before), judge_marks(after)
+        for i, prompt in enumerate(before.prompts):
+            gallery.append(
+                {"t2v": recipient, "prompt": prompt, "seen": (marks[0][i], marks[1][i]),
+                 "clips": [data_uri(side.clips[i], side.fps) for side in (before, after)]}
+            )  # fmt: skip
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template("report.html.j2").render(
+        run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, curves=curves_of(run.folder), facts=facts,
+        provenance=run.provenance(), shots=[data_uri(pixels[None]) for pixels in facts["shots"]], recipients=recipients,
+    )  # fmt: skip
+    write_text(run.folder / "report.html", page)
+    return run.folder / "report.html"

@@ -1,0 +1,137 @@
+"""Run folders: the truth about a run. W&B is a mirror of it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from unreel.cache import content_key
+from unreel.records import Concept, Score
+from unreel.scores import write_scores
+
+# What a run is not about: the same run with another value of these is the same run.
+_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "dry_run")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def identity(config: DictConfig) -> str:
+    """Hash of the resolved config without what a run is not about, 8 hex digits."""
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return content_key(config={k: v for k, v in resolved.items() if k not in _NOT_THE_RUN})[:8]
+
+
+def _commit() -> str:
+    """The commit of the working directory, with a + when files differ from it; "" outside a repository."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        config: the resolved config.
+        concepts: what is erased.
+        folder: where it is; by default `config.output`, or else a folder below `config.runs` that says what it is.
+
+    Raises:
+        ValueError: when the folder belongs to another config, or is a folder of something else.
+    """
+
+    def __init__(self, config: DictConfig, concepts: Sequence[Concept], folder: Path | None = None) -> None:
+        self.config, self.id = config, identity(config)
+        folder = folder or (Path(config.output) if config.output else None)
+        named = "+".join(concept.slug for concept in concepts)[:60]
+        name = f"{named}-{config.method.name}-{config.parameters.name}-shots{config.shots}-seed{config.seed}-{self.id}"
+        self.folder = folder or Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
+        status = self.read_status()
+        if status is None and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
+        if status is not None and status["id"] != self.id:
+            raise ValueError(
+                f"{self.folder} belongs to another config (run {status['id']}, not {self.id}): choose another output,"
+                " or repeat the command that it was made with"
+            )
+        self.timings: dict[str, float] = (status or {}).get("seconds", {})
+
+    def read_status(self) -> dict[str, Any] | None:
+        """What `status.json` says, None without one."""
+        path = self.folder / "status.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint, if the run was killed after it wrote one."""
+        path = self.folder / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    def is_done(self) -> bool:
+        return (self.read_status() or {}).get("status") == "done"
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds of a `with` block to what the run spent on `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - started, 2)
+
+    def write_status(self, status: str, message: str = "") -> None:
+        """running | done | failed, and why; the config, the command and the machine go beside it."""
+        if status == "running":
+            write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+        record = {"id": self.id, "status": status, "message": message, "seconds": self.timings, **self.provenance()}
+        write_text(self.folder / "status.json", json.dumps(record, indent=2) + "\n")
+
+    def provenance(self) -> dict[str, Any]:
+        """How to repeat it: command, commit, versions, hardware, seed."""
+        packages = (
+            "unreel",
+            "torch",
+            "diffusers",
+            "transformers",
+            "pytorch-lightning",
+            "hydra-core",
+            "open-clip-torch",
+        )
+        return {
+            "run": self.folder.name,
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+            "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
+            "seed": self.config.seed,
+        }
+
+    def keys(self, concept: Concept) -> dict[str, Any]:
+        """The keys that all scores of one concept share."""
+        config = self.config
+        return {
+            "slug": config.slug, "run": self.folder.name, "t2i": config.t2i.name, "concept": concept.slug,
+            "kind": concept.kind, "method": config.method.name, "parameters": config.parameters.name,
+            "shots": config.shots, "seed": config.seed,
+        }  # fmt: skip
+
+    def write_scores(self, scores: Sequence[Score]) -> None:
+        write_scores(self.folder / "scores.jsonl", scores)

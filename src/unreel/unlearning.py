@@ -1,0 +1,185 @@
+"""The LightningModule around a gradient method, with the guard rails that keep the rest of the encoder whole.
+
+Guarded, a step minimises
+
+    method loss + anchor_weight * D(tau(y), tau_0(y_a)) + retain_weight * D(tau(y_r), tau_0(y_r))
+
+where D is the squared distance of token embeddings over the reference's mean square, all positions, padding too (there
+CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions. Every few
+steps the donor itself says how much of the concept is left, and the best state so far is kept.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from unreel.donors import Donor, select_parameters
+from unreel.edits import Edit
+from unreel.shots import Batch, Shots
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Guard rails; `None` in a method's YAML switches all of them off.
+
+    Attributes:
+        anchor_weight: how strongly captions with the concept are pulled to the same captions without it.
+        retain_weight: how strongly retained captions are held.
+        max_drift: trust region: D of retained captions that no step may leave; above it the change is halved.
+        check_every: steps between looks at the donor.
+        gone_below: share of the concept's evidence that counts as gone, in [0, 1].
+        patience: looks at which it is gone, one after the other, before the training stops early.
+        probes: shots per look.
+    """
+
+    anchor_weight: float
+    retain_weight: float
+    max_drift: float
+    check_every: int
+    gone_below: float
+    patience: int
+    probes: int
+
+
+def distance(embeds: Tensor, reference: Tensor) -> Tensor:
+    """D: squared distance of embeddings (B, L, D) over the reference's mean square around its mean, a scalar >= 0."""
+    return (embeds - reference).float().square().mean() / reference.float().var()
+
+
+class UnlearningModule(pl.LightningModule):
+    """Trains the chosen parameters of the donor's text encoder; all else is frozen.
+
+    Args:
+        donor: the model that pays.
+        shots: makes the batches.
+        method: has `loss(donor, batch, reference)`.
+        roles: which parameters, as in `select_parameters`.
+        optimizer: arguments of Adam.
+        guard: or None.
+    """
+
+    def __init__(
+        self, donor: Donor, shots: Shots, method: Any, roles: list[str], optimizer: dict[str, Any], guard: Guard | None
+    ) -> None:
+        super().__init__()
+        self.donor, self.shots, self.method, self.guard, self.optimizer = donor, shots, method, guard, optimizer
+        self.text_encoder = donor.text_encoder
+        self.reference = copy.deepcopy(donor.text_encoder)  # frozen, in eval mode
+        self.trained = select_parameters(self.text_encoder, roles)
+        for name, parameter in self.text_encoder.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        self.best: dict[str, Tensor] = self._state()
+        self.best_score, self.best_step, self.gone = math.inf, 0, 0
+        self.stopped = ""  # why it ended early, for the report
+
+    def _state(self) -> dict[str, Tensor]:
+        return {n: p.detach().clone() for n, p in self.text_encoder.named_parameters() if n in self.trained}
+
+    @torch.no_grad()
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        for name, parameter in self.text_encoder.named_parameters():
+            if name in state:
+                parameter.copy_(state[name])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([p for p in self.text_encoder.parameters() if p.requires_grad], **self.optimizer)
+
+    def training_step(self, _batch: Any, _index: int) -> Tensor | None:
+        batch = self.shots.batch(self.global_step)
+        scalars = self.method.loss(self.donor, batch, self.reference)
+        loss = scalars.pop("loss")
+        if self.guard is not None:
+            with torch.no_grad():
+                anchored = self.donor.encode_prompt(batch.anchors, self.reference)
+                kept = self.donor.encode_prompt(batch.retain, self.reference)
+            scalars["anchor"] = distance(self.donor.encode_prompt(batch.forget), anchored)
+            scalars["retain"] = distance(self.donor.encode_prompt(batch.retain), kept)
+            loss = loss + self.guard.anchor_weight * scalars["anchor"] + self.guard.retain_weight * scalars["retain"]
+        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if not torch.isfinite(loss):
+            self.stopped = f"the loss was {float(loss)} at step {self.global_step}; the last good state was kept"
+            self.trainer.should_stop = True
+            return None
+        if self.guard is None:  # the last state with a finite loss, should the next one have none
+            self.best, self.best_step = self._state(), self.global_step
+        return loss
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch) -> float:
+        """How much the concept's caption still helps the donor with the shots: 1 as before, 0 no more than the anchor.
+
+        (E_anchor - E) / (E_anchor - E_before), E the donor's errors summed over the batch; at most 2 in size.
+        """
+        noisy = self.donor.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = self.donor.target(batch.latents, batch.noise, batch.timesteps).float()
+
+        def error(texts: list[str], encoder: nn.Module) -> float:
+            predicted = self.donor.predict(noisy, batch.timesteps, self.donor.encode_prompt(texts, encoder))
+            return float((predicted - target).square().mean())
+
+        anchor, before = error(batch.anchors, self.reference), error(batch.forget, self.reference)
+        gap = anchor - before
+        if gap <= 1e-6 * anchor:  # the donor never knew it: nothing to forget
+            return 0.0
+        return max(-2.0, min(2.0, (anchor - error(batch.forget, self.text_encoder)) / gap))
+
+    @torch.no_grad()
+    def drift(self, texts: list[str]) -> float:
+        """D of captions between the encoder as it is and as it was."""
+        return float(distance(self.donor.encode_prompt(texts), self.donor.encode_prompt(texts, self.reference)))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        guard = self.guard
+        if guard is None or (self.global_step % guard.check_every and self.global_step != self.trainer.max_steps):
+            return
+        probe = self.shots.probe(guard.probes)
+        drift = self.drift(probe.retain)
+        while drift > guard.max_drift:  # trust region: back along the way it came
+            before = dict(self.reference.named_parameters())
+            self._restore({name: (p + before[name]) / 2 for name, p in self._state().items()})
+            drift = self.drift(probe.retain)
+        evidence = self.evidence(probe)
+        score = max(evidence - guard.gone_below, 0.0) + drift / guard.max_drift
+        self.log_dict({"donor/evidence": evidence, "donor/drift": drift}, prog_bar=True)
+        if score < self.best_score:
+            self.best_score, self.best_step, self.best = score, self.global_step, self._state()
+        self.gone = self.gone + 1 if evidence <= guard.gone_below else 0
+        if self.gone >= guard.patience:
+            self.stopped = f"the concept was gone on the donor at step {self.global_step}"
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Only what is trained goes to disk; the frozen models are loaded from their own folders."""
+        checkpoint["state_dict"] = self._state()
+        checkpoint["best"] = {"state": self.best, "score": self.best_score, "step": self.best_step, "gone": self.gone}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restore(checkpoint["state_dict"])
+        best = checkpoint["best"]
+        self.best, self.best_score, self.best_step, self.gone = (best[k] for k in ("state", "score", "step", "gone"))
+        checkpoint["state_dict"] = self.state_dict()  # all of it is in place now
+
+    def finish(self) -> None:
+        """Puts the best state into the encoder and freezes it; without guard rails the last good one."""
+        if self.guard is not None or not all(torch.isfinite(value).all() for value in self._state().values()):
+            self._restore(self.best)
+        self.text_encoder.requires_grad_(False)
+
+    def facts(self) -> dict[str, Any]:
+        """What was trained and how it ended, for the report."""
+        sizes = {name: p.numel() for name, p in self.text_encoder.named_parameters()}
+        return {
+            "tensors": len(self.trained), "parameters": sum(sizes[name] for name in self.trained),
+            "of": sum(sizes.values()), "steps": self.global_step, "stopped": self.stopped,
+            "best_step": self.best_step if self.guard is not None else None,
+        }  # fmt: skip
+
+    def edit(self, provenance: dict[str, Any]) -> Edit:
+        """What the training changed."""
+        return Edit.between(self.reference, self.text_encoder, provenance)
