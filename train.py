@@ -54,7 +54,7 @@ def main(config: DictConfig) -> None:
 
     export_text_encoder(donor.pipeline, run.folder / "text_encoder")
     with run.timed("report"):
-        write_report(run, looks.rendered, looks.scores, looks.marks, module.facts() | {"shots": shots.all_pixels()})
+        write_report(run, looks.rendered, looks.scores, looks.marks, module.facts(), shots.all_pixels())
     run.write_status("done", module.stopped)
     print_result(run.folder, run.timings)
 

@@ -1,12 +1,15 @@
 """Lightning callback: renders clips before, during and after the training, scores them and logs them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
 from unreel.clips import write_mp4
+from unreel.edits import Edit
 from unreel.experiment import Questions
 from unreel.metrics.accuracy import marks_of
 from unreel.records import Score
@@ -48,29 +51,26 @@ class RenderClips(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, UnlearningModule)
-        if trainer.global_step in self.at_steps and (f"step_{trainer.global_step}", "") not in self.rendered:
-            edit = pl_module.edit({})
-            for renderer in self.renderers:
-                with edit.applied(renderer.recipient):
-                    self._look_with(renderer, f"step_{trainer.global_step}", trainer, edit.hash)
+        if trainer.global_step in self.at_steps:
+            self.look(f"step_{trainer.global_step}", trainer, pl_module.edit({}))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, UnlearningModule)
         pl_module.finish()
-        edit = pl_module.edit(self.run.provenance())
+        config = OmegaConf.to_container(self.run.config, resolve=True)
+        edit = pl_module.edit(self.run.provenance() | {"config": config, "facts": pl_module.facts()})
         edit.save(self.run.folder / "edit.safetensors")
-        for renderer in self.renderers:
-            with edit.applied(renderer.recipient):
-                self._look_with(renderer, "after", trainer, edit.hash)
+        self.look("after", trainer, edit)
 
     def marks(self, rendered: Rendered) -> list[dict[str, bool]]:
         """For each clip, which parts of its prompt the judge sees."""
         return marks_of(self.judge, rendered)
 
-    def look(self, stage: str, trainer: pl.Trainer | None = None, edit: str = "") -> None:
-        """Renders and scores one stage on all recipients, with the encoders as they are."""
+    def look(self, stage: str, trainer: pl.Trainer | None = None, edit: Edit | None = None) -> None:
+        """Renders and scores one stage on all recipients, with an edit applied to them if one is given."""
         for renderer in self.renderers:
-            self._look_with(renderer, stage, trainer, edit)
+            with edit.applied(renderer.recipient) if edit else nullcontext():
+                self._look_with(renderer, stage, trainer, edit.hash if edit else "")
 
     def _look_with(self, renderer: Renderer, stage: str, trainer: pl.Trainer | None, edit: str) -> None:
         with self.run.timed(f"clips {stage}"):

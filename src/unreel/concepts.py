@@ -81,9 +81,10 @@ def say(parts: Mapping[str, str]) -> str:
     return " ".join(said[part] for part in PARTS if said[part])
 
 
-def _share(context: Mapping[str, str]) -> int:
-    """Which quarter of all surroundings a context falls into: 0 is evaluation's, the others are training's."""
-    return zlib.crc32("|".join(context.get(part, "") for part in PARTS).encode()) % 4
+def _quarter(contexts: list[dict[str, str]], evaluation: bool) -> list[dict[str, str]]:
+    """The quarter of all surroundings that is for evaluation, or the other three; always the same ones."""
+    ordered = sorted(contexts, key=lambda said: zlib.crc32("|".join(said.get(part, "") for part in PARTS).encode()))
+    return [said for i, said in enumerate(ordered) if (i % 4 == 0) == evaluation]
 
 
 class Surroundings:
@@ -96,37 +97,34 @@ class Surroundings:
     """
 
     def __init__(self, vocabulary: Mapping[str, Sequence[str]], concepts: Sequence[Concept], with_motion: bool) -> None:
-        erased = {phrase for concept in concepts for phrase in concept.phrases}
-        self.vocabulary = {p: [w for w in vocabulary.get(p, ()) if w not in erased] for p in PARTS}
+        self.erased = {phrase for concept in concepts for phrase in concept.phrases}
+        self.vocabulary = {p: self._kept(vocabulary.get(p, ())) for p in PARTS}
         for part in ("subject", "scene"):
             if len(self.vocabulary[part]) < 4:
                 raise ValueError(f"found {len(self.vocabulary[part])} phrases of {part} to surround it: expected 4")
         self.with_motion = with_motion
 
     def contexts(self, without: str, evaluation: bool, rng: np.random.Generator, count: int) -> list[dict[str, str]]:
-        """`count` different sets of parts, in random order, that leave `without` out; half of them say no style.
+        """`count` sets of parts, in random order, that leave `without` out; every second one says a style.
 
-        Raises:
-            ValueError: when the vocabulary is too small for that many.
+        A quarter of all sets is for evaluation alone. They repeat when the vocabulary has fewer of them than `count`.
         """
-        parts = [part for part in PARTS if part != without and (part != "motion" or self.with_motion)]
-        choices = [
-            self.vocabulary[part] + [""] * (len(self.vocabulary[part]) if part == "style" else 0) for part in parts
-        ]
-        every = list(dict.fromkeys(itertools.product(*choices)))
-        found: list[dict[str, str]] = []
-        for index in rng.permutation(len(every)):
-            context = {part: phrase for part, phrase in zip(parts, every[index], strict=True) if phrase}
-            styled = "style" in context
-            if (_share(context) == 0) == evaluation and (without == "style" or styled == (len(found) % 2 == 1)):
-                found.append(context)
-            if len(found) == count:
-                return found
-        raise ValueError(f"found {len(found)} surroundings without {without}: expected {count}; add to the vocabulary")
+        parts = [p for p in PARTS if p not in (without, "style") and (p != "motion" or self.with_motion)]
+        rest = [dict(zip(parts, said, strict=True)) for said in itertools.product(*(self.vocabulary[p] for p in parts))]
+        pools = [_quarter(rest, evaluation)]
+        if without != "style" and self.vocabulary["style"]:
+            styled = [{**said, "style": style} for said in rest for style in self.vocabulary["style"]]
+            pools.append(_quarter(styled, evaluation))
+        shuffled = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools]
+        turns = zip(range(count), itertools.cycle(shuffled), strict=False)
+        return [pool[(i // len(pools)) % len(pool)] for i, pool in turns]
 
     def neighbours(self, concept: Concept) -> list[str]:
         """What is kept near the concept: its own list, or all of the vocabulary's phrases of its part."""
-        return list(concept.neighbours) or self.vocabulary[concept.part]
+        return self._kept(concept.neighbours) or self.vocabulary[concept.part]
+
+    def _kept(self, phrases: Sequence[str]) -> list[str]:
+        return [phrase for phrase in phrases if phrase not in self.erased]
 
 
 def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int, seed: int) -> list[Prompt]:
@@ -154,7 +152,7 @@ def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int,
     far = [""] if concept.part != "subject" else rng.permutation(surroundings.vocabulary["subject"]).tolist()
     kept = prompts("retain", near, (count + 1) // 2, concept.part) + prompts("retain", far, count // 2, "")
     other = prompts("other_sense", concept.other_senses, count, concept.part) if concept.other_senses else []
-    return prompts("forget", concept.phrases, count, concept.part) + list(dict.fromkeys(kept)) + other
+    return prompts("forget", concept.phrases, count, concept.part) + kept + other
 
 
 class TrainingCaptions:

@@ -9,6 +9,7 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
@@ -25,14 +26,19 @@ def concepts_of(config: DictConfig) -> list[Concept]:
     Raises:
         ValueError: when there is none, or one is not well-formed.
     """
-    entries: dict[str, Any] = OmegaConf.to_container(config.concept, resolve=True) if config.concept else {}  # type: ignore[assignment]
+    chosen = config.get("concept")  # an empty list of choices leaves no key
+    entries: Any = OmegaConf.to_container(chosen, resolve=True) if chosen else {}
     if config.phrase is not None:
         slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
         if config.kind not in KINDS:
             raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
         entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.images}
     if not entries:
-        raise ValueError("no concept: expected concept=NAME, or phrase='red bicycle' kind=object")
+        hydra_is_on = GlobalHydra.instance().is_initialized()
+        names = GlobalHydra.instance().config_loader().get_group_options("concept") if hydra_is_on else []
+        raise ValueError(
+            f"no concept: expected concept=NAME, or phrase='red bicycle' kind=object; names: {', '.join(names)}"
+        )
     return [to_concept(slug, entry) for slug, entry in entries.items()]
 
 
@@ -100,7 +106,8 @@ def cache_of(config: DictConfig) -> TensorCache:
 
 def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
-    loggers: list[Any] = [CSVLogger(run.folder, name="", version="logs")]
+    resumptions = len(list(run.folder.glob("logs-*")))
+    loggers: list[Any] = [CSVLogger(run.folder, name="", version=f"logs-{resumptions}")]
     if config.logger:
         loggers.append(
             hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.id)

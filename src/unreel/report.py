@@ -3,19 +3,20 @@
 import base64
 import csv
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from torch import Tensor
 
 from unreel.clips import data_uri, strip, write_mp4
 from unreel.records import Score
 from unreel.rendering import Rendered
 from unreel.runs import Run, write_text
 
-# metric -> whether a higher value is better on the splits that are kept; on the forget split it is the other way round
-KEPT_HIGHER = {"accuracy": True, "concept_accuracy": True, "clip_score": True, "temporal_consistency": True}
 SPLITS = {
     "forget": "What must be gone",
     "context": "What the same prompts say besides it",
@@ -27,7 +28,7 @@ SPLITS = {
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Name -> (step, value) pairs of all that a run logged in its CSV files, over resumptions."""
     curves: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.glob("logs*/metrics.csv")):
+    for path in sorted(folder.glob("logs-*/metrics.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
@@ -107,8 +108,6 @@ def write_clips(folder: Path, rendered: Rendered) -> None:
 
 def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
     """For each concept and split one PNG: a row a prompt, before on the left, after on the right."""
-    from PIL import Image
-
     for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
         for split in dict.fromkeys(prompt.split for prompt in before.prompts):
             old, new = before.only(split, concept), after.only(split, concept)
@@ -124,7 +123,12 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
 
 
 def write_report(
-    run: Run, looks: dict[tuple[str, str], Rendered], scores: list[Score], judge_marks: Any, facts: dict[str, Any]
+    run: Run,
+    looks: dict[tuple[str, str], Rendered],
+    scores: list[Score],
+    judge_marks: Callable[[Rendered], list[dict[str, bool]]],
+    facts: dict[str, Any],
+    shots: Sequence[Tensor] = (),
 ) -> Path:
     """Writes `report.html`, mp4 files and strips.
 
@@ -133,7 +137,8 @@ def write_report(
         looks: (stage, recipient) -> clips.
         scores: all rows of the run.
         judge_marks: rendered -> for each clip part -> whether the judge sees what the prompt says.
-        facts: what was trained: tensors, parameters, steps, best_step, stopped, shots (clips of one frame).
+        facts: what was trained: tensors, parameters, of, steps, best_step, stopped.
+        shots: the images of the training, (3, H, W) in [0, 1] each.
     """
     recipients = list(dict.fromkeys(recipient for _, recipient in looks))
     gallery = []
@@ -152,7 +157,7 @@ def write_report(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("report.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, curves=curves_of(run.folder), facts=facts,
-        provenance=run.provenance(), shots=[data_uri(pixels[None]) for pixels in facts["shots"]], recipients=recipients,
+        provenance=run.provenance(), shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)
     return run.folder / "report.html"

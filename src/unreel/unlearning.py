@@ -51,6 +51,14 @@ def distance(embeds: Tensor, reference: Tensor) -> Tensor:
     return (embeds - reference).float().square().mean() / reference.float().var()
 
 
+class LookAtDonor(pl.Callback):
+    """Lets the module look before the checkpoint of the same step is written; its own hook would come after that."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, UnlearningModule)
+        pl_module.look()
+
+
 class UnlearningModule(pl.LightningModule):
     """Trains the chosen parameters of the donor's text encoder; all else is frozen.
 
@@ -103,7 +111,7 @@ class UnlearningModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         if not torch.isfinite(loss):
-            self.stopped = f"the loss was {float(loss)} at step {self.global_step}; the last good state was kept"
+            self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
             self.trainer.should_stop = True
             return None
         if self.guard is None:  # the last state with a finite loss, should the next one have none
@@ -134,7 +142,15 @@ class UnlearningModule(pl.LightningModule):
         """D of captions between the encoder as it is and as it was."""
         return float(distance(self.donor.encode_prompt(texts), self.donor.encode_prompt(texts, self.reference)))
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [LookAtDonor()]
+
+    def on_train_start(self) -> None:
+        if self.guard is not None and self.gone >= self.guard.patience:  # resumed after it had stopped early
+            self.trainer.should_stop = True
+
+    def look(self) -> None:
+        """Every few steps: the trust region, how much of the concept is left, the best state, and whether to stop."""
         guard = self.guard
         if guard is None or (self.global_step % guard.check_every and self.global_step != self.trainer.max_steps):
             return
@@ -146,7 +162,8 @@ class UnlearningModule(pl.LightningModule):
             drift = self.drift(probe.retain)
         evidence = self.evidence(probe)
         score = max(evidence - guard.gone_below, 0.0) + drift / guard.max_drift
-        self.log_dict({"donor/evidence": evidence, "donor/drift": drift}, prog_bar=True)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"donor/evidence": evidence, "donor/drift": drift}, step=self.global_step)
         if score < self.best_score:
             self.best_score, self.best_step, self.best = score, self.global_step, self._state()
         self.gone = self.gone + 1 if evidence <= guard.gone_below else 0
@@ -157,12 +174,14 @@ class UnlearningModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Only what is trained goes to disk; the frozen models are loaded from their own folders."""
         checkpoint["state_dict"] = self._state()
-        checkpoint["best"] = {"state": self.best, "score": self.best_score, "step": self.best_step, "gone": self.gone}
+        checkpoint["best"] = {"state": self.best, "score": self.best_score, "step": self.best_step, "gone": self.gone,
+                              "stopped": self.stopped}  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restore(checkpoint["state_dict"])
         best = checkpoint["best"]
-        self.best, self.best_score, self.best_step, self.gone = (best[k] for k in ("state", "score", "step", "gone"))
+        self.best, self.best_score, self.best_step = best["state"], best["score"], best["step"]
+        self.gone, self.stopped = best["gone"], best["stopped"]
         checkpoint["state_dict"] = self.state_dict()  # all of it is in place now
 
     def finish(self) -> None:

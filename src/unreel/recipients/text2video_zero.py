@@ -48,7 +48,10 @@ class Text2VideoZero:
                 f"found t0={t0}, t1={t1}: expected 0 <= t0 < t1 < num_inference_steps={num_inference_steps}"
             )
         self.pipeline = TextToVideoZeroPipeline.from_pretrained(
-            **pipeline_options(folder, revision, dtype), safety_checker=None, requires_safety_checker=False
+            **pipeline_options(folder, revision, dtype),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         ).to(device)
         # it steps back and forth itself, by a schedule that every prediction type has in DDIM
         self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)

@@ -1,0 +1,47 @@
+"""unreel: the same story entered at a saved edit. Scores it on any recipient that shares the encoder, without training.
+
+python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
+"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from unreel.callbacks import RenderClips
+from unreel.cli import one_line_errors, print_result, quiet_libraries
+from unreel.edits import Edit
+from unreel.experiment import Questions, cache_of, device_of, judge_of, metrics_of, recipients_of
+from unreel.rendering import Renderer
+from unreel.report import write_report
+from unreel.runs import Run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    quiet_libraries()
+    edit = Edit.load(config.edit)
+    made_with = OmegaConf.create(edit.provenance["config"])  # the run that made it says what was erased, and how
+    config = OmegaConf.merge(made_with, {"t2v": None, "metric": None}, config, {"edit": edit.hash})
+    questions, device = Questions.of(config), device_of(config)
+    run = Run(config, questions.concepts)
+    if run.is_done():
+        return print_result(run.folder, run.timings)
+
+    recipients = recipients_of(config, device)
+    for recipient in recipients:
+        edit.check(recipient.text_encoder)
+    judge = judge_of(config, questions.prompts, device)
+    run.write_status("running")
+
+    renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
+    looks = RenderClips(renderers, questions, judge, metrics_of(config), run)
+    looks.look("before")
+    looks.look("after", edit=edit)
+    edit.save(run.folder / "edit.safetensors")
+    write_report(run, looks.rendered, looks.scores, looks.marks, edit.provenance["facts"])
+    run.write_status("done")
+    print_result(run.folder, run.timings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Shots: the user's images of every sort, the cache, and batches that depend on seed and step alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import small_donor
+from unreel.cache import TensorCache
+from unreel.concepts import Surroundings, TrainingCaptions, to_concept
+from unreel.shots import Shots, image_files, read_image
+
+VOCABULARY = {
+    "subject": ["a cat", "a dog", "a car", "a fish", "an owl"],
+    "scene": ["on the beach", "at night", "in the snow", "in the city"],
+    "style": ["as a pencil sketch", "as pixel art"],
+}
+
+
+def make_shots(folder, shots=2, images=None, seed=0, slug="drum", **changes):
+    concept = to_concept(slug, {"name": slug, "kind": "object", "images": str(images) if images else None})
+    captions = [TrainingCaptions(concept, Surroundings(VOCABULARY, [concept], False))]
+    options = dict(steps=4, epochs=None, batch=2, retain=4) | changes
+    return Shots(captions, shots=shots, seed=seed, cache=TensorCache(folder), **options)
+
+
+def test_generated_shots_are_made_once_and_are_the_same_from_the_cache(tmp_path):
+    first, donor = make_shots(tmp_path), small_donor(layers=2)
+    first.make(donor)
+    donor.pipeline = None  # a second generation would fail
+    again = make_shots(tmp_path)
+    again.make(donor)
+    assert first.all_pixels().shape == (2, 3, 32, 32) and first.latents[0].shape == (2, 4, 16, 16)
+    assert torch.equal(first.latents[0], again.latents[0]) and torch.equal(first.all_pixels(), again.all_pixels())
+
+
+def test_other_seeds_and_other_donors_have_other_shots(tmp_path):
+    shots = [make_shots(tmp_path), make_shots(tmp_path, seed=1), make_shots(tmp_path)]
+    for some, donor in zip(
+        shots, (small_donor(layers=2), small_donor(layers=2), small_donor(layers=2, seed=9)), strict=True
+    ):
+        some.make(donor)
+    assert not torch.equal(shots[0].latents[0], shots[1].latents[0])
+    assert not torch.equal(shots[0].latents[0], shots[2].latents[0])
+
+
+def test_zero_shots_are_gaussian_latents_without_an_image(tmp_path):
+    shots = make_shots(tmp_path, shots=0)
+    shots.make(small_donor(layers=2))
+    assert shots.all_pixels().shape[0] == 0
+    assert abs(float(shots.latents[0].std()) - 1) < 0.1
+
+
+def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
+    one, other = make_shots(tmp_path), make_shots(tmp_path)
+    for shots in (one, other):
+        shots.make(small_donor(layers=2))
+    one.batch(0)
+    a, b = one.batch(3), other.batch(3)
+    assert a.forget == b.forget and a.retain == b.retain and torch.equal(a.noise, b.noise)
+    assert one.batch(2).forget != a.forget
+    assert all("drum" in text for text in a.forget) and not any("drum" in text for text in a.anchors + a.retain)
+
+
+@pytest.mark.parametrize(("changes", "steps"), [(dict(steps=None, epochs=5), 5), (dict(steps=7), 7)])
+def test_epochs_are_rounds_through_the_shots(tmp_path, changes, steps):
+    assert make_shots(tmp_path, **changes).steps == steps
+
+
+def picture(path, mode="RGB", size=(40, 20), **save):
+    image = Image.fromarray(np.full((size[1], size[0], 3), (200, 40, 40), np.uint8)).convert(mode)
+    image.save(path, **save)
+
+
+def test_images_of_every_sort_become_square_rgb(tmp_path):
+    picture(tmp_path / "a.jpg", "CMYK")
+    picture(tmp_path / "b.png", "P")
+    picture(tmp_path / "c.png", "L")
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "d.png")
+    pixels = [read_image(path, 32) for path in image_files(tmp_path)]
+    assert all(p.shape == (3, 32, 32) and p.min() >= -1 and p.max() <= 1 for p in pixels)
+    assert pixels[0][0].mean() > pixels[0][1].mean() + 0.5  # red stays red
+    assert torch.equal(pixels[3], torch.ones(3, 32, 32))  # transparent is white
+
+
+def test_an_exif_rotated_image_is_turned_upright(tmp_path):
+    image = Image.new("RGB", (32, 32), "black")
+    image.paste("white", (0, 0, 32, 16))  # white above
+    exif = image.getexif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = read_image(tmp_path / "a.png", 32)
+    assert pixels[:, :16].max() < -0.9 and pixels[:, 16:].min() > 0.9
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    picture(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
+    for name in ("a.png", "b.png"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+            read_image(tmp_path / name, 32)
+    picture(tmp_path / "c.png")
+    monkeypatch.setattr("unreel.shots._MOST_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"c\.png has 40 x 20 px"):
+        read_image(tmp_path / "c.png", 32)
+
+
+@pytest.mark.parametrize("shots", [-1, 1.5, True])
+def test_a_number_of_shots_that_is_none_is_refused(tmp_path, shots):
+    with pytest.raises(ValueError, match=f"shots={shots}"):
+        make_shots(tmp_path, shots=shots)
+
+
+def test_a_folder_without_enough_images_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="is no folder"):
+        make_shots(tmp_path, images=tmp_path / "nowhere")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="has no image"):
+        make_shots(tmp_path, images=folder)
+    picture(folder / "a.png")
+    with pytest.raises(ValueError, match="has 1 images: expected shots=2"):
+        make_shots(tmp_path, images=folder)
+    shots = make_shots(tmp_path, shots=1, images=folder)
+    shots.make(small_donor(layers=2))
+    assert shots.latents[0].shape == (1, 4, 16, 16)

@@ -1,0 +1,238 @@
+"""The two commands on small real models of other sizes than the zoo's, from local folders: whole runs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import evaluate
+import open_clip
+import pytest
+import torch
+import train
+from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+from transformers import CLIPTextModel
+
+from conftest import small_pipeline
+from unreel import Edit
+from unreel.scores import read_scores
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def judge_folder(tmp_path_factory):
+    """A small open_clip model with random weights, and open_clip's own tokenizer."""
+    folder = tmp_path_factory.mktemp("judge")
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(2)
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
+
+
+def animatediff(folders):
+    return [
+        f"t2v.animatediff.folder={folders / 'sd'}", f"t2v.animatediff.motion_adapter={folders / 'adapter'}",
+        "t2v.animatediff.dtype=float32", "t2v.animatediff.num_frames=3", "t2v.animatediff.num_inference_steps=2",
+    ]  # fmt: skip
+
+
+def zero(folders):
+    return [
+        f"t2v.text2video_zero.folder={folders / 'sd'}", "t2v.text2video_zero.dtype=float32",
+        "t2v.text2video_zero.num_frames=3", "t2v.text2video_zero.num_inference_steps=4", "t2v.text2video_zero.t0=1",
+        "t2v.text2video_zero.t1=2",
+    ]  # fmt: skip
+
+
+def small_run(folders, judge_folder, tmp_path):
+    """README's second example with small folders in place of the hub's."""
+    return [
+        "t2i=sd15", f"t2i.folder={folders / 'sd'}", "t2i.num_inference_steps=2", "t2i.lr=1e-3", "concept=van_gogh",
+        "t2v=animatediff", *animatediff(folders), "judge=open_clip", f"judge.model=local-dir:{judge_folder}",
+        "judge.pretrained=null", "shots=2", "method.data.steps=6", "method.guard.check_every=2",
+        "method.guard.gone_below=-9", "evaluation.prompts=2", "checkpoint_every=2", "device=cpu",
+        f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+
+
+def configured(name, overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(name, overrides)
+
+
+def only_run(folder, slug="train"):
+    (found,) = [path for path in (folder / "runs" / slug).iterdir() if path.is_dir()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(small_folders, judge_folder, tmp_path_factory):
+    """One whole run with two recipients and a look in the middle: (folder of all, run folder)."""
+    tmp_path = tmp_path_factory.mktemp("finished")
+    options = [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]", *zero(small_folders)]
+    options[options.index("t2v=animatediff")] = "t2v=[animatediff,text2video_zero]"
+    os.environ["WANDB_SILENT"] = "true"
+    train.main(configured("train", options))
+    return tmp_path, only_run(tmp_path)
+
+
+def test_a_run_leaves_everything_that_it_promises(finished):
+    _, run = finished
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "done" and status["seed"] == 0 and status["versions"]["torch"]
+    assert (run / "config.yaml").is_file() and (run / "checkpoints" / "last.ckpt").is_file()
+    edit = Edit.load(run / "edit.safetensors")
+    assert edit.tensors and all(re.search(r"\.mlp\.|layers\.11\.self_attn\.", name) for name in edit.tensors)
+    pipeline = small_pipeline()
+    edit.apply(pipeline)
+    exported = CLIPTextModel.from_pretrained(run / "text_encoder").state_dict()
+    assert all(torch.equal(value, exported[name]) for name, value in pipeline.text_encoder.state_dict().items())
+    for recipient in ("animatediff", "text2video_zero"):
+        for stage in ("before", "after"):
+            assert len(list((run / "clips" / stage / recipient).glob("van_gogh_*.mp4"))) == 4
+        assert (run / "clips" / f"{recipient}_van_gogh_forget.png").is_file()
+    assert not list(run.rglob("*partial*"))
+
+
+def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
+    _, run = finished
+    scores = read_scores(run / "scores.jsonl")
+    assert {s.t2v for s in scores} == {"animatediff", "text2video_zero"}
+    assert {s.stage for s in scores} == {"before", "step_2", "after"}
+    assert {(s.split, s.metric) for s in scores} >= {
+        ("forget", "concept_accuracy"), ("context", "accuracy"), ("retain", "accuracy"), ("forget", "clip_score"),
+        ("retain", "temporal_consistency"),
+    }  # fmt: skip
+    assert {(s.concept, s.kind, s.method, s.parameters, s.shots, s.t2i) for s in scores} == {
+        ("van_gogh", "style", "few_shot", "mlp_final_attention", 2, "sd15")
+    }
+    edit = Edit.load(run / "edit.safetensors").hash
+    assert {s.edit for s in scores if s.stage == "after"} == {edit} and {
+        s.edit for s in scores if s.stage == "before"
+    } == {""}
+
+
+def test_wandb_got_clips_scores_and_curves(finished):
+    _, run = finished
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    assert next(offline.glob("run-*.wandb")).stat().st_size > 10_000
+    media = [path.name for path in (offline / "files" / "media").rglob("*") if path.is_file()]
+    assert sum(name.endswith(".mp4") for name in media) >= 16 and any("scores" in name for name in media)
+    logged = (next(run.glob("logs-*")) / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "train/retain", "donor/evidence", "donor/drift"} <= set(logged.split(","))
+    assert "forget/animatediff/van_gogh/concept_accuracy" in logged
+
+
+def test_the_same_command_again_does_nothing_again(finished, small_folders, judge_folder, capsys):
+    tmp_path, run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]",
+                                    *zero(small_folders), "t2v=[animatediff,text2video_zero]"]))  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(finished, small_folders, judge_folder):
+    tmp_path, run = finished
+    options = [
+        f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders), "judge=open_clip",
+        f"judge.model=local-dir:{judge_folder}", "judge.pretrained=null", "evaluation.prompts=2", "device=cpu",
+        f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    evaluate.main(configured("evaluate", options))
+    again = read_scores(only_run(tmp_path, "evaluate") / "scores.jsonl")
+    first = [s for s in read_scores(run / "scores.jsonl") if s.t2v == "animatediff" and s.stage in ("before", "after")]
+    key = lambda s: (s.stage, s.split, s.metric, s.concept, s.value, s.edit, s.clips)  # noqa: E731
+    assert sorted(map(key, again)) == sorted(map(key, first))
+
+
+def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, judge_folder, tmp_path):
+    base = small_run(small_folders, judge_folder, tmp_path)
+    options = [*base, "method.data.steps=60", "logger=none"]
+    train.main(configured("train", [*options, f"output={tmp_path / 'whole'}"]))
+    broken = tmp_path / "broken"
+    command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
+    for _ in range(6000):
+        if (broken / "checkpoints" / "last.ckpt").exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "edit.safetensors").exists(), "the kill came too late to test anything"
+    assert json.loads((broken / "status.json").read_text())["status"] == "running"
+    train.main(configured("train", [*options, f"output={broken}"]))
+    assert Edit.load(broken / "edit.safetensors").hash == Edit.load(tmp_path / "whole" / "edit.safetensors").hash
+    first, second = (read_scores(folder / "scores.jsonl") for folder in (tmp_path / "whole", broken))
+    assert [(s.stage, s.metric, s.value) for s in first] == [(s.stage, s.metric, s.value) for s in second]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["concept=[]"], "no concept"),
+        (["shots=-1"], "shots=-1"),
+        (["shots=1.5"], "shots=1.5"),
+        (["concept.van_gogh.images=/nowhere"], "/nowhere is no folder"),
+        (["parameters.roles=[lora]"], "'lora' matches nothing"),
+        (["t2i.folder=/nowhere"], "/nowhere: expected a diffusers folder"),
+        (["evaluation.prompts=1"], "evaluation.prompts=1"),
+        (["concept=[]", "phrase=red bicycle", "kind=thing"], "kind=character|style|object|face|motion"),
+        (["device=cuda"], "torch sees no GPU"),
+        (["method.data.batch=0"], "batch=0"),
+        (["judge.model=local-dir:/nowhere"], "/nowhere is no folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, tmp_path, overrides, says):
+    if "device=cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    options = small_run(small_folders, judge_folder, tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        train.main(configured("train", [*options, *overrides]))
+    message = str(ended.value)
+    assert says in message and "\n" not in message
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+
+
+def test_a_recipient_with_another_encoder_is_refused_before_training(small_folders, judge_folder, tmp_path):
+    shutil.copytree(small_folders / "sd", tmp_path / "other")
+    small_pipeline(seed=5).text_encoder.save_pretrained(tmp_path / "other" / "text_encoder")
+    options = small_run(small_folders, judge_folder, tmp_path)
+    with pytest.raises(SystemExit, match=r"animatediff has another text encoder than sd15: \d+ of \d+ tensors"):
+        train.main(configured("train", [*options, f"t2v.animatediff.folder={tmp_path / 'other'}"]))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_another_config_or_of_other_files_is_never_reused(finished, small_folders, judge_folder, tmp_path):
+    _, run = finished
+    options = small_run(small_folders, judge_folder, tmp_path)
+    before = (run / "scores.jsonl").read_bytes()
+    with pytest.raises(SystemExit, match="belongs to another config"):
+        train.main(configured("train", [*options, f"output={run}", "seed=7"]))
+    assert (run / "scores.jsonl").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(SystemExit, match="holds other files"):
+        train.main(configured("train", [*options, f"output={tmp_path / 'mine'}"]))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_an_unknown_concept_and_an_unknown_key_list_the_choices(tmp_path):
+    for override, says in (("concept=van_gog", "van_gogh"), ("shot=4", "shot")):
+        command = [sys.executable, str(ROOT / "train.py"), override]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
