@@ -16,7 +16,7 @@ export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test test-slow run report zoo zoo-report clean
+.PHONY: help setup check test test-slow run zoo zoo-report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +31,7 @@ setup: $(STAMP) ## make the environment (the other targets do so by themselves)
 check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy src
+	$(PY) -m mypy
 
 test: $(STAMP) ## the fast tests
 	$(PY) -m pytest $(ARGS)
@@ -39,10 +39,8 @@ test: $(STAMP) ## the fast tests
 test-slow: $(STAMP) ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
 
-# The unlearning run (train.py) comes with the next issue; until then there is only the zoo to look at.
-run: zoo-report ## for now the same as zoo-report: clips from the zoo's models
-
-report: zoo-report ## for now the same as zoo-report
+run: $(STAMP) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
+	$(PY) train.py concept=van_gogh shots=4 $(ARGS)
 
 zoo: $(STAMP) ## retrain every model of the zoo (continues after a kill), score it and write its cards
 	$(PY) -m unreel.zoo.pretrain stage=all $(ARGS)

@@ -6,6 +6,7 @@ python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from unreel.cache import require_space
 from unreel.callbacks import RenderClips
 from unreel.cli import one_line_errors, print_result, quiet_libraries
 from unreel.edits import Edit
@@ -21,7 +22,7 @@ def main(config: DictConfig) -> None:
     quiet_libraries()
     edit = Edit.load(config.edit)
     made_with = OmegaConf.create(edit.provenance["config"])  # the run that made it says what was erased, and how
-    config = OmegaConf.merge(made_with, {"t2v": None, "metric": None}, config, {"edit": edit.hash})
+    config = DictConfig(OmegaConf.merge(made_with, {"t2v": None, "metric": None}, config, {"edit": edit.hash}))
     questions, device = Questions.of(config), device_of(config)
     run = Run(config, questions.concepts)
     if run.is_done():
@@ -31,6 +32,7 @@ def main(config: DictConfig) -> None:
     for recipient in recipients:
         edit.check(recipient.text_encoder)
     judge = judge_of(config, questions.prompts, device)
+    require_space(run.folder, config.least_free_mb)
     run.write_status("running")
 
     renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]

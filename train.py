@@ -8,6 +8,7 @@ import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from unreel.cache import require_space
 from unreel.callbacks import RenderClips
 from unreel.cli import one_line_errors, print_result, quiet_libraries
 from unreel.concepts import TrainingCaptions
@@ -33,12 +34,14 @@ def main(config: DictConfig) -> None:
     # every check before anything expensive
     captions = [TrainingCaptions(concept, questions.surroundings) for concept in questions.concepts]
     shots = Shots(captions, cache=cache_of(config), shots=config.shots, seed=config.seed, **config.method.data)
-    donor = hydra.utils.instantiate(config.t2i, device=device)
-    recipients = recipients_of(config, device)
-    for recipient in recipients:
-        check_shared(donor, recipient)
-    select_parameters(donor.text_encoder, config.parameters.roles)
-    judge = judge_of(config, questions.prompts, device)
+    with run.timed("loading"):
+        donor = hydra.utils.instantiate(config.t2i, device=device)
+        recipients = recipients_of(config, device)
+        for recipient in recipients:
+            check_shared(donor, recipient)
+        select_parameters(donor.text_encoder, config.parameters.roles)
+        judge = judge_of(config, questions.prompts, device)
+    require_space(run.folder, config.least_free_mb)
     run.write_status("running")
 
     pl.seed_everything(config.seed, verbose=False)
@@ -54,7 +57,7 @@ def main(config: DictConfig) -> None:
 
     export_text_encoder(donor.pipeline, run.folder / "text_encoder")
     with run.timed("report"):
-        write_report(run, looks.rendered, looks.scores, looks.marks, module.facts(), shots.all_pixels())
+        write_report(run, looks.rendered, looks.scores, looks.marks, module.facts(), list(shots.all_pixels()))
     run.write_status("done", module.stopped)
     print_result(run.folder, run.timings)
 

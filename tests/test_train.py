@@ -24,6 +24,7 @@ from unreel import Edit
 from unreel.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
+HOSTILE = "<script>document.title=1</script>../x"
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +85,7 @@ def finished(small_folders, judge_folder, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("finished")
     options = [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]", *zero(small_folders)]
     options[options.index("t2v=animatediff")] = "t2v=[animatediff,text2video_zero]"
+    options += [f"phrase='{HOSTILE}'", "kind=character"]
     os.environ["WANDB_SILENT"] = "true"
     train.main(configured("train", options))
     return tmp_path, only_run(tmp_path)
@@ -117,7 +119,8 @@ def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
         ("retain", "temporal_consistency"),
     }  # fmt: skip
     assert {(s.concept, s.kind, s.method, s.parameters, s.shots, s.t2i) for s in scores} == {
-        ("van_gogh", "style", "few_shot", "mlp_final_attention", 2, "sd15")
+        ("van_gogh", "style", "few_shot", "mlp_final_attention", 2, "sd15"),
+        ("script_document_title_1_script_x", "character", "few_shot", "mlp_final_attention", 2, "sd15"),
     }
     edit = Edit.load(run / "edit.safetensors").hash
     assert {s.edit for s in scores if s.stage == "after"} == {edit} and {
@@ -140,9 +143,42 @@ def test_the_same_command_again_does_nothing_again(finished, small_folders, judg
     tmp_path, run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]",
-                                    *zero(small_folders), "t2v=[animatediff,text2video_zero]"]))  # fmt: skip
+                                    *zero(small_folders), "t2v=[animatediff,text2video_zero]",
+                                    f"phrase='{HOSTILE}'", "kind=character"]))  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
     assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium (Debian's package)")
+def test_the_report_opens_from_disk_plays_and_asks_the_network_for_nothing(finished, tmp_path):
+    _, run = finished
+    page = (run / "report.html").as_uri()
+    common = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+              "--disable-background-networking", "--no-first-run", "--disable-component-update",
+              "--disable-features=NetworkTimeServiceQuerying"]  # fmt: skip
+
+    def visit(url: str) -> tuple[str, set[str]]:
+        """The page's DOM, and the hosts that were asked for anything."""
+        log = tmp_path / "net.json"
+        command = [*common, f"--log-net-log={log}", "--dump-dom", url]
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return dom, set(re.findall(r'"url":"https?://([^/"]+)', log.read_text()))
+
+    (dumped, asked), (_, asked_by_the_browser_itself) = visit(page), visit("about:blank")
+    assert "van_gogh</title>" in dumped and "&lt;script&gt;document.title=1" in dumped
+    assert "<script" not in dumped
+    sources = set(re.findall(r'(?:src|href)="(\w+:)', dumped))
+    assert sources == {"data:"}
+    assert asked <= asked_by_the_browser_itself
+    clip = re.search(r'<figure><img src="(data:image/webp[^"]+)"', dumped)[1]
+    (tmp_path / "decode.html").write_text(
+        f"<body><script>fetch('{clip}').then(r => r.arrayBuffer()).then(async data => {{"
+        "const decoder = new ImageDecoder({data, type: 'image/webp'}); await decoder.tracks.ready;"
+        "const track = decoder.tracks.selectedTrack;"
+        "document.body.textContent = `${track.frameCount} frames, ${track.repetitionCount} times` })</script>"
+    )
+    common.append("--virtual-time-budget=5000")
+    assert "3 frames, Infinity times" in visit((tmp_path / "decode.html").as_uri())[0], "the browser plays no clip"
 
 
 def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(finished, small_folders, judge_folder):

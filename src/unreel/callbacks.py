@@ -1,5 +1,6 @@
 """Lightning callback: renders clips before, during and after the training, scores them and logs them."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -49,6 +50,9 @@ class RenderClips(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.look("before", trainer)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter(), sum(self.run.timings.values())
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, UnlearningModule)
         if trainer.global_step in self.at_steps:
@@ -57,6 +61,8 @@ class RenderClips(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, UnlearningModule)
         pl_module.finish()
+        (started, spent), now = self.started, time.perf_counter()  # looks in the middle are timed by themselves
+        self.run.timings["training"] = round(now - started - (sum(self.run.timings.values()) - spent), 2)
         config = OmegaConf.to_container(self.run.config, resolve=True)
         edit = pl_module.edit(self.run.provenance() | {"config": config, "facts": pl_module.facts()})
         edit.save(self.run.folder / "edit.safetensors")

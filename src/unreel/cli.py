@@ -1,5 +1,6 @@
 """What the two commands share at the terminal: errors in one line, quiet libraries, the table at the end."""
 
+import errno
 import functools
 import logging
 import sys
@@ -25,6 +26,10 @@ def one_line_errors(job: Callable[[Any], None]) -> Callable[[Any], None]:
             job(config)
         except ValueError as error:
             sys.exit(f"unreel: {error}")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            sys.exit(f"unreel: the disk is full ({error.filename}): free some space and give the same command again")
         except Exception as error:
             cause = error.__cause__  # hydra wraps what a constructor raises
             if type(error).__name__ == "InstantiationException" and isinstance(cause, ValueError | OSError):

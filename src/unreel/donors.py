@@ -52,7 +52,7 @@ def select_parameters(text_encoder: nn.Module, roles: Sequence[str]) -> list[str
         ValueError: for a role that matches nothing, naming what was tried and the names there are.
     """
     names = [name for name, _ in text_encoder.named_parameters()]
-    depths = [int(found[1]) for name in names if (found := re.search(r"\.layers\.(\d+)\.", name))]
+    depths = [int(layer[1]) for name in names if (layer := re.search(r"\.layers\.(\d+)\.", name))]
     last = max(depths, default=-1)
     patterns = {
         "all": r"",

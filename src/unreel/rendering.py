@@ -82,8 +82,9 @@ class Renderer:
                 part = missing[start : start + self.batch]
                 clips = self.recipient.render([prompts[i].text for i in part], [seeds[i] for i in part])
                 for i, clip in zip(part, clips, strict=True):
-                    found[i] = {"clip": (clip * 255).round().to(torch.uint8)}
-                    self.cache.save(keys[i], found[i])
+                    kept = {"clip": (clip * 255).round().to(torch.uint8)}
+                    self.cache.save(keys[i], kept)
+                    found[i] = kept
                 progress.advance(task, len(part))
         clips = torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255
         seconds = time.perf_counter() - started

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+from scipy.stats import binomtest
 from torch import Tensor
 
 from unreel.clips import data_uri, strip, write_mp4
@@ -82,6 +83,16 @@ def curves_of(folder: Path) -> str:
     )
 
 
+def interval(score: Score) -> tuple[float, float] | None:
+    """95 % interval: Wilson's of a share of n clips, else 1.96 standard errors; None where there is none."""
+    if score.stderr is None or not score.n:
+        return None
+    if score.metric.endswith("accuracy"):
+        found = binomtest(round(score.value * score.n), score.n).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+    return score.value - 1.96 * score.stderr, score.value + 1.96 * score.stderr
+
+
 def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
     """One row a recipient, concept, split and metric: before, after, and whether it went the right way."""
     found = {(s.t2v, s.concept, s.split, s.metric, s.stage): s for s in scores}
@@ -91,7 +102,7 @@ def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
         share = after.value / before.value if before and after and before.value else None
         rows.append(
             {"t2v": t2v, "concept": concept, "split": split, "metric": metric, "before": before, "after": after,
-             "percent": metric.endswith("accuracy"), "share": share, "n": (after or before).n}
+             "percent": metric.endswith("accuracy"), "share": share, "n": next(s.n for s in (after, before) if s)}
         )  # fmt: skip
     order = list(SPLITS)
     return sorted(rows, key=lambda r: (r["t2v"], r["concept"], order.index(r["split"]) if r["split"] in order else 9))
@@ -156,7 +167,8 @@ def write_report(
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("report.html.j2").render(
-        run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, curves=curves_of(run.folder), facts=facts,
+        run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, interval=interval, facts=facts,
+        curves=curves_of(run.folder),
         provenance=run.provenance(), shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)

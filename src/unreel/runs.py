@@ -22,7 +22,7 @@ from unreel.records import Concept, Score
 from unreel.scores import write_scores
 
 # What a run is not about: the same run with another value of these is the same run.
-_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "dry_run")
+_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,11 +3,12 @@
 Reference: Yuwei Guo et al., "AnimateDiff", 2023, arXiv 2307.04725.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter
+from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
 from torch import Tensor
 
 from unreel.donors import pipeline_options
@@ -22,6 +23,7 @@ class AnimateDiff:
         revision, motion_adapter_revision: of hub ids.
         dtype: float32, float16 or bfloat16.
         num_frames, num_inference_steps, guidance_scale, fps: how it renders.
+        scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
         name: what scores call it.
         device: where it runs.
     """
@@ -37,6 +39,7 @@ class AnimateDiff:
         num_inference_steps: int = 20,
         guidance_scale: float = 7.5,
         fps: int = 8,
+        scheduler: Mapping[str, Any] | None = None,
         name: str = "",
         device: str = "cpu",
     ) -> None:
@@ -47,6 +50,8 @@ class AnimateDiff:
             use_safetensors=True, torch_dtype=options["torch_dtype"],
         )  # fmt: skip
         self.pipeline = AnimateDiffPipeline.from_pretrained(**options, motion_adapter=adapter).to(device)
+        if scheduler is not None:
+            self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, **scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
         self.tokenizer, self.text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         self.name, self.fps = name or str(folder), fps

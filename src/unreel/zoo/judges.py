@@ -52,7 +52,8 @@ def name_alone(kind: str, name: str, rng: np.random.Generator) -> str:
 
 def embed_frames(clip: nn.Module, frames: Tensor) -> Tensor:
     """Normalised embeddings (B, D) of frames (B, C, H, W) in [-1, 1]."""
-    enlarged = functional.interpolate(frames, size=(clip.visual.image_size,) * 2, mode="bilinear")  # type: ignore[union-attr, operator]
+    size: int = clip.visual.image_size  # type: ignore[union-attr, assignment]
+    enlarged = functional.interpolate(frames, size=(size, size), mode="bilinear")
     return clip.encode_image(enlarged, normalize=True)  # type: ignore[operator]
 
 
