@@ -43,8 +43,8 @@ _DATA = {
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
 }
 _TRAINING_DATA = (
-    "12,000 clips of 8 frames of the drawn world (draw seed 1), the denoisers from the first 8,000 of them, fresh "
-    "captions at every step; no held-out combination of subject, scene and style"
+    "12,000 clips of 8 frames of the drawn world (draw seed 1), fresh captions at every step; no held-out combination "
+    "of subject, scene and style"
 )
 
 
@@ -62,6 +62,8 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
     lines += ["| Stage | Steps | Batch | Learning rate | Seed | Last loss | Time |", "|---|---|---|---|---|---|---|"]
     for stage, r in records.items():
         last, minutes = r["loss_curve"][-1][1], f"{r['seconds'] / 60:.0f} min on {r['machine']}"
+        if before := r.get("before"):
+            minutes += f"; weights from {before['steps']} earlier steps, {before['seconds'] / 60:.0f} min"
         lines.append(f"| {stage} | {r['steps']} | {r['batch']} | {r['lr']} | {r['seed']} | {last} | {minutes} |")
     lines += ["", "Loss, a point every 60th of a stage:", "", "![loss](loss.png)", "", "## Judge scores", ""]
     lines += [

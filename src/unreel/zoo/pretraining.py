@@ -76,7 +76,8 @@ def fit(
         init: a checkpoint of an earlier generation of this stage, whose EMA weights a fresh run starts from.
 
     Returns:
-        What a model card says of the training: steps, batch, seed, minutes on which machine, loss curve.
+        What a model card says of the training: steps, batch, seed, seconds on which machine, loss curve; and of the
+        earlier generation that it started from, if any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record_path, steps = folder / "training.json", stage.hparams["steps"]
@@ -85,7 +86,8 @@ def fit(
         stage.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
     spent = json.loads(record_path.read_text())["seconds"] if last.exists() and record_path.exists() else 0.0
     started = time.monotonic()
-    record: dict[str, Any] = {}
+    record: dict[str, Any] = {"before": json.loads((init.parent / "training.json").read_text())} if init else {}
+    record.get("before", {}).pop("loss_curve", None)
 
     class Record(pl.Callback):
         """Writes the running record beside each checkpoint."""
