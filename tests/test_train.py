@@ -104,7 +104,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     assert all(torch.equal(value, exported[name]) for name, value in pipeline.text_encoder.state_dict().items())
     for recipient in ("animatediff", "text2video_zero"):
         for stage in ("before", "after"):
-            assert len(list((run / "clips" / stage / recipient).glob("van_gogh_*.mp4"))) == 4
+            assert len(list((run / "clips" / stage / recipient).glob("*_van_gogh_*.mp4"))) == 4
         assert (run / "clips" / f"{recipient}_van_gogh_forget.png").is_file()
     assert not list(run.rglob("*partial*"))
 
@@ -197,7 +197,7 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
 
 def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, judge_folder, tmp_path):
     base = small_run(small_folders, judge_folder, tmp_path)
-    options = [*base, "method.data.steps=60", "logger=none"]
+    options = [*base, "method.data.steps=60", "logger=null"]
     train.main(configured("train", [*options, f"output={tmp_path / 'whole'}"]))
     broken = tmp_path / "broken"
     command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]

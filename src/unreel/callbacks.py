@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -82,6 +83,10 @@ class RenderClips(pl.Callback):
         with self.run.timed(f"clips {stage}"):
             rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage)
         self.rendered[stage, rendered.recipient] = rendered
+        where = self.run.folder / "clips" / stage / rendered.recipient
+        files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
+        for clip, file in zip(rendered.clips, files, strict=True):
+            write_mp4(clip, file, rendered.fps)
         rows = []
         for concept in self.questions.concepts:
             own = rendered.only(concept=concept.slug)
@@ -95,24 +100,21 @@ class RenderClips(pl.Callback):
         self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
         self.run.write_scores(self.scores)
         if trainer is not None:
-            self._log(trainer, rendered, rows)
+            self._log(trainer, rendered, files, rows)
 
-    def _log(self, trainer: pl.Trainer, rendered: Rendered, rows: list[Score]) -> None:
+    def _log(self, trainer: pl.Trainer, rendered: Rendered, files: list[Path], rows: list[Score]) -> None:
         """The scores to all loggers, some clips and a table to W&B."""
         step = trainer.global_step
         values = {f"{s.split}/{s.t2v}/{s.concept}/{s.metric}": s.value for s in rows}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
             if isinstance(logger, WandbLogger):
-                folder = self.run.folder / "clips" / rendered.stage / rendered.recipient
                 for split in dict.fromkeys(prompt.split for prompt in rendered.prompts):
-                    part = rendered.only(split=split)
-                    files = [write_mp4(clip, folder / f"{split}_{i}.mp4", part.fps)
-                             for i, clip in enumerate(part.clips[: self.logged_clips])]  # fmt: skip
-                    texts = [f"{rendered.stage}: {prompt.text}" for prompt in part.prompts[: len(files)]]
+                    some = [i for i, p in enumerate(rendered.prompts) if p.split == split][: self.logged_clips]
                     logger.log_video(
-                        f"clips/{rendered.recipient}/{split}", [str(f) for f in files], step=step, caption=texts,
-                        format=["mp4"] * len(files),
+                        f"clips/{rendered.recipient}/{split}", [str(files[i]) for i in some], step=step,
+                        caption=[f"{rendered.stage}: {rendered.prompts[i].text}" for i in some],
+                        format=["mp4"] * len(some),
                     )  # fmt: skip
                 columns = ["stage", "t2v", "concept", "split", "metric", "value", "stderr", "n"]
                 data = [[getattr(score, column) for column in columns] for score in self.scores]

@@ -18,6 +18,7 @@ from unreel.cache import TensorCache
 from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
 from unreel.records import Concept, Prompt
 from unreel.runs import Run
+from unreel.shots import SHOT_SEEDS
 
 
 def concepts_of(config: DictConfig) -> list[Concept]:
@@ -62,7 +63,8 @@ class Questions:
         with_motion = config.evaluation.motions or any(concept.kind == "motion" for concept in concepts)
         surroundings = Surroundings(vocabulary, concepts, with_motion)
         prompts = [p for c in concepts for p in evaluation_prompts(c, surroundings, count, config.evaluation.seed)]
-        first = 10_000_000 + 100_000 * config.evaluation.seed  # far from the seeds of any shot
+        first = 10_000_000 + 100_000 * config.evaluation.seed
+        assert first + len(prompts) < SHOT_SEEDS
         return cls(concepts, surroundings, prompts, list(range(first, first + len(prompts))))
 
 
@@ -108,7 +110,7 @@ def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks:
     """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
     resumptions = len(list(run.folder.glob("logs-*")))
     loggers: list[Any] = [CSVLogger(run.folder, name="", version=f"logs-{resumptions}")]
-    if config.logger:
+    if config.get("logger"):
         loggers.append(
             hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.id)
         )

@@ -1,4 +1,4 @@
-"""The report of one run: a self-contained HTML page, and the clips as files beside it."""
+"""The report of one run: a self-contained HTML page, and strips of its clips beside it."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
 
-from unreel.clips import data_uri, strip, write_mp4
+from unreel.clips import data_uri, strip
 from unreel.records import Score
 from unreel.rendering import Rendered
 from unreel.runs import Run, write_text
@@ -108,15 +108,6 @@ def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (r["t2v"], r["concept"], order.index(r["split"]) if r["split"] in order else 9))
 
 
-def write_clips(folder: Path, rendered: Rendered) -> None:
-    """Every clip as mp4, and one PNG strip of all."""
-    where = folder / "clips" / rendered.stage / rendered.recipient
-    counts: dict[str, int] = {}
-    for prompt, clip in zip(rendered.prompts, rendered.clips, strict=True):
-        number = counts[prompt.split] = counts.get(prompt.split, -1) + 1
-        write_mp4(clip, where / f"{prompt.concept}_{prompt.split}_{number:03}.mp4", rendered.fps)
-
-
 def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
     """For each concept and split one PNG: a row a prompt, before on the left, after on the right."""
     for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
@@ -141,7 +132,7 @@ def write_report(
     facts: dict[str, Any],
     shots: Sequence[Tensor] = (),
 ) -> Path:
-    """Writes `report.html`, mp4 files and strips.
+    """Writes `report.html` and the strips.
 
     Args:
         run: the run folder.
@@ -155,8 +146,6 @@ def write_report(
     gallery = []
     for recipient in recipients:
         before, after = looks["before", recipient], looks["after", recipient]
-        for rendered in (before, after):
-            write_clips(run.folder, rendered)
         write_strips(run.folder, before, after)
         marks = judge_marks(before), judge_marks(after)
         for i, prompt in enumerate(before.prompts):

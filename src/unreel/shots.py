@@ -18,6 +18,7 @@ from unreel.donors import Donor
 from unreel.edits import tensor_hash
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SHOT_SEEDS = 2**40  # where the seeds of shots begin; those of evaluated clips are below
 _MOST_PIXELS = 64_000_000
 
 
@@ -140,7 +141,7 @@ class Shots(pl.LightningDataModule):
             shape = (max(self.batch_size, 4), donor.unet.config.in_channels, size, size)
             return torch.empty(0, 3, donor.size_px, donor.size_px), torch.randn(shape, generator=generator)
         prompts = captions.shot_prompts(self.shots, self.seed)
-        seeds = [1_000_000 * (self.seed + 1) + i for i in range(self.shots)]  # evaluation's are far from these
+        seeds = [SHOT_SEEDS + 100_000 * self.seed + i for i in range(self.shots)]
         if slug in self.files:
             pixels = torch.stack([read_image(path, donor.size_px) for path in self.files[slug]])
             key = content_key(images=tensor_hash(pixels), vae=donor.vae_hash, seed=self.seed)
