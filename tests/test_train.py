@@ -197,7 +197,7 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
 
 def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, judge_folder, tmp_path):
     base = small_run(small_folders, judge_folder, tmp_path)
-    options = [*base, "method.data.steps=60", "logger=null"]
+    options = [*base, "method.data.steps=60", "logger=none"]
     train.main(configured("train", [*options, f"output={tmp_path / 'whole'}"]))
     broken = tmp_path / "broken"
     command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]
