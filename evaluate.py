@@ -33,15 +33,13 @@ def main(config: DictConfig) -> None:
         edit.check(recipient.text_encoder)
     judge = judge_of(config, questions.prompts, device)
     require_space(run.folder, config.least_free_mb)
-    run.write_status("running")
-
-    renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
-    looks = RenderClips(renderers, questions, judge, metrics_of(config), run)
-    looks.look("before")
-    looks.look("after", edit=edit)
-    edit.save(run.folder / "edit.safetensors")
-    write_report(run, looks.rendered, looks.scores, looks.marks, edit.provenance["facts"])
-    run.write_status("done")
+    with run.working():
+        renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
+        clips = RenderClips(renderers, questions, judge, metrics_of(config), run)
+        clips.look("before")
+        clips.look("after", edit=edit)
+        edit.save(run.folder / "edit.safetensors")
+        write_report(run, clips.looks, clips.scores, edit.provenance["facts"])
     print_result(run.folder, run.timings)
 
 

@@ -42,23 +42,22 @@ def main(config: DictConfig) -> None:
         select_parameters(donor.text_encoder, config.parameters.roles)
         judge = judge_of(config, questions.prompts, device)
     require_space(run.folder, config.least_free_mb)
-    run.write_status("running")
+    with run.working():
+        pl.seed_everything(config.seed, verbose=False)
+        with run.timed("shots"):
+            shots.make(donor)
+        method, guard = hydra.utils.instantiate(config.method.loss), hydra.utils.instantiate(config.method.guard)
+        roles, optimizer = list(config.parameters.roles), dict(config.method.optimizer)
+        module = UnlearningModule(donor, shots, method, roles, optimizer, guard)
+        renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
+        clips = RenderClips(renderers, questions, judge, metrics_of(config), run, config.evaluation.at_steps)
+        trainer_of(config, run, shots.steps, device, [clips]).fit(
+            module, shots, ckpt_path=run.checkpoint, weights_only=True
+        )
 
-    pl.seed_everything(config.seed, verbose=False)
-    with run.timed("shots"):
-        shots.make(donor)
-    method, guard = hydra.utils.instantiate(config.method.loss), hydra.utils.instantiate(config.method.guard)
-    module = UnlearningModule(donor, shots, method, list(config.parameters.roles), dict(config.method.optimizer), guard)
-    renderers = [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
-    looks = RenderClips(renderers, questions, judge, metrics_of(config), run, config.evaluation.at_steps)
-    trainer_of(config, run, shots.steps, device, [looks]).fit(
-        module, shots, ckpt_path=run.checkpoint, weights_only=True
-    )
-
-    export_text_encoder(donor.pipeline, run.folder / "text_encoder")
-    with run.timed("report"):
-        write_report(run, looks.rendered, looks.scores, looks.marks, module.facts(), list(shots.all_pixels()))
-    run.write_status("done", module.stopped)
+        export_text_encoder(donor.pipeline, run.folder / "text_encoder")
+        with run.timed("report"):
+            write_report(run, clips.looks, clips.scores, module.facts(), list(shots.all_pixels()))
     print_result(run.folder, run.timings)
 
 

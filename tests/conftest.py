@@ -1,8 +1,12 @@
 """Small real pipelines with random weights, of other sizes than the zoo's: what Stable Diffusion's own path runs on."""
 
+import json
+
+import open_clip
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unreel.donors import Donor
@@ -56,4 +60,20 @@ def small_folders(tmp_path_factory):
         block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
         motion_norm_num_groups=8, motion_max_seq_length=16, use_motion_mid_block=False,
     ).save_pretrained(folder / "adapter")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judge_folder(tmp_path_factory):
+    """A small open_clip model with random weights, and open_clip's own tokenizer."""
+    folder = tmp_path_factory.mktemp("judge")
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(2)
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder

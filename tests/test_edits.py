@@ -8,7 +8,7 @@ from transformers import CLIPTextModel
 
 from conftest import small_donor, small_pipeline
 from unreel import Edit
-from unreel.edits import check_shared, encoder_hashes, export_text_encoder
+from unreel.edits import check_shared, export_text_encoder, parameter_hashes
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_other_base_weights_are_refused_by_name_and_nothing_changes(edited):
     pipeline, edit, _ = edited
     with torch.no_grad():
         pipeline.text_encoder.get_parameter("encoder.layers.0.mlp.fc1.bias")[0] += 1
-    before = encoder_hashes(pipeline.text_encoder)
+    before = parameter_hashes(pipeline.text_encoder)
     with pytest.raises(ValueError, match=r"1 of \d+ tensors \(encoder\.layers\.0\.mlp\.fc1\.bias\)"):
         edit.apply(pipeline)
-    assert encoder_hashes(pipeline.text_encoder) == before
+    assert parameter_hashes(pipeline.text_encoder) == before
 
 
 def test_a_half_precision_copy_of_the_same_weights_takes_the_edit(edited):
@@ -82,7 +82,7 @@ def test_the_exported_folder_loads_with_plain_transformers(edited, tmp_path):
     export_text_encoder(pipeline, tmp_path / "text_encoder")
     export_text_encoder(pipeline, tmp_path / "text_encoder")  # over an older one
     loaded = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
-    assert encoder_hashes(loaded) == encoder_hashes(changed)
+    assert parameter_hashes(loaded) == parameter_hashes(changed)
     assert [path.name for path in tmp_path.iterdir()] == ["text_encoder"]
 
 

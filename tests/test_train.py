@@ -1,5 +1,6 @@
 """The two commands on small real models of other sizes than the zoo's, from local folders: whole runs."""
 
+import errno
 import json
 import os
 import re
@@ -11,12 +12,11 @@ import time
 from pathlib import Path
 
 import evaluate
-import open_clip
 import pytest
 import torch
 import train
 from hydra import compose, initialize_config_dir
-from safetensors.torch import save_file
+from PIL import Image
 from transformers import CLIPTextModel
 
 from conftest import small_pipeline
@@ -25,22 +25,6 @@ from unreel.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>document.title=1</script>../x"
-
-
-@pytest.fixture(scope="session")
-def judge_folder(tmp_path_factory):
-    """A small open_clip model with random weights, and open_clip's own tokenizer."""
-    folder = tmp_path_factory.mktemp("judge")
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }
-    torch.manual_seed(2)
-    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    return folder
 
 
 def animatediff(folders):
@@ -115,8 +99,8 @@ def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
     assert {s.t2v for s in scores} == {"animatediff", "text2video_zero"}
     assert {s.stage for s in scores} == {"before", "step_2", "after"}
     assert {(s.split, s.metric) for s in scores} >= {
-        ("forget", "concept_accuracy"), ("context", "accuracy"), ("retain", "accuracy"), ("forget", "clip_score"),
-        ("retain", "temporal_consistency"),
+        ("forget", "concept_accuracy"), ("context", "context_accuracy"), ("retain", "accuracy"),
+        ("forget", "clip_score"), ("retain", "temporal_consistency"),
     }  # fmt: skip
     assert {(s.concept, s.kind, s.method, s.parameters, s.shots, s.t2i) for s in scores} == {
         ("van_gogh", "style", "few_shot", "mlp_final_attention", 2, "sd15"),
@@ -191,7 +175,10 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
     evaluate.main(configured("evaluate", options))
     again = read_scores(only_run(tmp_path, "evaluate") / "scores.jsonl")
     first = [s for s in read_scores(run / "scores.jsonl") if s.t2v == "animatediff" and s.stage in ("before", "after")]
-    key = lambda s: (s.stage, s.split, s.metric, s.concept, s.value, s.edit, s.clips)  # noqa: E731
+
+    def key(s):
+        return s.stage, s.split, s.metric, s.concept, s.value, s.edit, s.clips
+
     assert sorted(map(key, again)) == sorted(map(key, first))
 
 
@@ -210,7 +197,9 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
     process.wait()
     assert not (broken / "edit.safetensors").exists(), "the kill came too late to test anything"
     assert json.loads((broken / "status.json").read_text())["status"] == "running"
+    (broken / "clips" / ".partial_1_of_the_killed.mp4").write_bytes(b"half")
     train.main(configured("train", [*options, f"output={broken}"]))
+    assert not list(broken.rglob("*partial*"))
     assert Edit.load(broken / "edit.safetensors").hash == Edit.load(tmp_path / "whole" / "edit.safetensors").hash
     first, second = (read_scores(folder / "scores.jsonl") for folder in (tmp_path / "whole", broken))
     assert [(s.stage, s.metric, s.value) for s in first] == [(s.stage, s.metric, s.value) for s in second]
@@ -223,6 +212,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["shots=-1"], "shots=-1"),
         (["shots=1.5"], "shots=1.5"),
         (["concept.van_gogh.images=/nowhere"], "/nowhere is no folder"),
+        (["concept.van_gogh.images=images"], "b.png cannot be read as an image"),
         (["parameters.roles=[lora]"], "'lora' matches nothing"),
         (["t2i.folder=/nowhere"], "/nowhere: expected a diffusers folder"),
         (["evaluation.prompts=1"], "evaluation.prompts=1"),
@@ -236,11 +226,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, t
     if "device=cuda" in overrides and torch.cuda.is_available():
         pytest.skip("a GPU is there")
     options = small_run(small_folders, judge_folder, tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / "a.png")
+    (images / "b.png").write_text("no image")
+    overrides = [text.replace("=images", f"={images}") for text in overrides]
     with pytest.raises(SystemExit) as ended:
         train.main(configured("train", [*options, *overrides]))
     message = str(ended.value)
     assert says in message and "\n" not in message
     assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, judge_folder, tmp_path, monkeypatch):
+    options = [*small_run(small_folders, judge_folder, tmp_path), "logger=none"]
+
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "clip.mp4")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"disk is full \(clip.mp4\)"):
+        patched.setattr("unreel.callbacks.write_mp4", no_space)
+        train.main(configured("train", options))
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "failed" and "No space left" in status["message"]
+    train.main(configured("train", options))
+    assert json.loads((run / "status.json").read_text())["status"] == "done"
 
 
 def test_a_recipient_with_another_encoder_is_refused_before_training(small_folders, judge_folder, tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from unreel.files import whole
 
 
 def content_key(**content: Any) -> str:
@@ -40,11 +41,8 @@ class TensorCache:
 
     def save(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Writes them; the file appears whole, and of parallel writers the last one wins (they write the same)."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.partial")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
-        aside.replace(path)
+        with whole(self._path(key)) as aside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
 
 
 def require_space(folder: Path, megabytes: int) -> None:

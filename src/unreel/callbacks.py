@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from unreel.clips import write_mp4
 from unreel.edits import Edit
 from unreel.experiment import Questions
-from unreel.metrics.accuracy import marks_of
+from unreel.metrics.judges import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered, Renderer
 from unreel.runs import Run
@@ -27,7 +27,7 @@ class RenderClips(pl.Callback):
         renderers: one a recipient.
         questions: what is rendered and of which concepts.
         judge: looks at the clips.
-        metrics: each gives rows of one `Rendered`.
+        metrics: each gives values of the `Judged` clips of one split.
         run: the run folder; its edit and scores are written there.
         at_steps: steps at which all of it is rendered during the training.
         logged_clips: how many clips a stage and split go to W&B.
@@ -46,7 +46,7 @@ class RenderClips(pl.Callback):
         self.renderers, self.questions, self.judge, self.metrics = renderers, questions, judge, metrics
         self.run, self.at_steps, self.logged_clips = run, set(at_steps), logged_clips
         self.scores: list[Score] = []
-        self.rendered: dict[tuple[str, str], Rendered] = {}  # (stage, recipient) -> clips
+        self.looks: dict[tuple[str, str], Judged] = {}  # (stage, recipient) -> clips and what the judge saw
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.look("before", trainer)
@@ -69,10 +69,6 @@ class RenderClips(pl.Callback):
         edit.save(self.run.folder / "edit.safetensors")
         self.look("after", trainer, edit)
 
-    def marks(self, rendered: Rendered) -> list[dict[str, bool]]:
-        """For each clip, which parts of its prompt the judge sees."""
-        return marks_of(self.judge, rendered)
-
     def look(self, stage: str, trainer: pl.Trainer | None = None, edit: Edit | None = None) -> None:
         """Renders and scores one stage on all recipients, with an edit applied to them if one is given."""
         for renderer in self.renderers:
@@ -82,21 +78,23 @@ class RenderClips(pl.Callback):
     def _look_with(self, renderer: Renderer, stage: str, trainer: pl.Trainer | None, edit: str) -> None:
         with self.run.timed(f"clips {stage}"):
             rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage)
-        self.rendered[stage, rendered.recipient] = rendered
+        with self.run.timed("judging"):
+            judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
         where = self.run.folder / "clips" / stage / rendered.recipient
         files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
         for clip, file in zip(rendered.clips, files, strict=True):
             write_mp4(clip, file, rendered.fps)
-        rows = []
-        for concept in self.questions.concepts:
-            own = rendered.only(concept=concept.slug)
-            for metric in self.metrics:
-                for (split, name), (value, stderr, n) in metric(self.judge, own).items():
-                    score = Score(
-                        **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,
-                        value=value, stderr=stderr, n=n, edit=edit, clips=own.hash, seconds=round(own.seconds, 3),
-                    )  # fmt: skip
-                    rows.append(score)
+        rows = [
+            Score(
+                **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,
+                value=value, stderr=stderr, n=n, edit=edit, clips=own.rendered.hash,
+                seconds=round(own.rendered.seconds, 3),
+            )
+            for concept in self.questions.concepts
+            for own in judged.splits(concept.slug)
+            for metric in self.metrics
+            for (split, name), (value, stderr, n) in metric(own).items()
+        ]  # fmt: skip
         self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
         self.run.write_scores(self.scores)
         if trainer is not None:

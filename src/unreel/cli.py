@@ -11,9 +11,11 @@ from typing import Any
 
 import diffusers
 import transformers
+from hydra.errors import InstantiationException
 from rich.console import Console
 from rich.table import Table
 
+from unreel.report import score_rows
 from unreel.scores import read_scores
 
 
@@ -30,11 +32,10 @@ def one_line_errors(job: Callable[[Any], None]) -> Callable[[Any], None]:
             if error.errno != errno.ENOSPC:
                 raise
             sys.exit(f"unreel: the disk is full ({error.filename}): free some space and give the same command again")
-        except Exception as error:
-            cause = error.__cause__  # hydra wraps what a constructor raises
-            if type(error).__name__ == "InstantiationException" and isinstance(cause, ValueError | OSError):
-                sys.exit(f"unreel: {cause}")
-            raise
+        except InstantiationException as error:
+            if not isinstance(error.__cause__, ValueError | OSError):
+                raise
+            sys.exit(f"unreel: {' '.join(str(error.__cause__).split())}")
 
     return guarded
 
@@ -51,17 +52,16 @@ def quiet_libraries() -> None:
 
 def print_result(folder: Path, seconds: dict[str, float]) -> None:
     """Before and after, where the time went, and the three paths that a user wants."""
-    scores = read_scores(folder / "scores.jsonl")
-    value = {(s.t2v, s.concept, s.split, s.metric, s.stage): s for s in scores}
     console, table = Console(), Table("clips", "concept", "split", "metric", "before", "after", "n")
-    for t2v, concept, split, metric in dict.fromkeys(key[:4] for key in value):
-        pair = [value.get((t2v, concept, split, metric, stage)) for stage in ("before", "after")]
-        shown = ["" if s is None else f"{s.value:.1%}" if "accuracy" in metric else f"{s.value:.1f}" for s in pair]
-        table.add_row(t2v, concept, split, metric, *shown, str(next(s.n for s in pair if s is not None)))
+    for row in score_rows(read_scores(folder / "scores.jsonl")):
+        pair, form = (row["before"], row["after"]), "{:.1%}" if row["percent"] else "{:.1f}"
+        shown = ["" if score is None else form.format(score.value) for score in pair]
+        table.add_row(*(row[key] for key in ("t2v", "concept", "split", "metric")), *shown, str(row["n"]))
     console.print(table)
     if seconds:
         console.print(
             "seconds: " + ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()), highlight=False
         )
     for name in ("report.html", "edit.safetensors", "text_encoder"):
-        console.print(str(folder / name), soft_wrap=True, highlight=False)
+        if (folder / name).exists():
+            console.print(str(folder / name), soft_wrap=True, highlight=False)

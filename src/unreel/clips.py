@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from unreel.files import whole
+
 
 def to_uint8(clip: Tensor) -> np.ndarray:
     """A clip (F, C, H, W) in [0, 1] as uint8 (F, H, W, C)."""
@@ -21,10 +23,8 @@ def write_mp4(clip: Tensor, path: Path, fps: int, least_edge: int = 256) -> Path
     factor = max(1, -(-least_edge // min(frames.shape[1:3])))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]  # H.264 wants even edges
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".partial_{path.name}")
-    imageio.imwrite(aside, frames, fps=fps, codec="libx264", macro_block_size=1, output_params=["-crf", "18"])
-    aside.replace(path)
+    with whole(path) as aside:
+        imageio.imwrite(aside, frames, fps=fps, codec="libx264", macro_block_size=1, output_params=["-crf", "18"])
     return path
 
 

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from unreel.cache import content_key
-from unreel.edits import encoder_hashes
+from unreel.edits import parameter_hashes
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
@@ -143,12 +143,12 @@ class Donor:
     @cached_property
     def vae_hash(self) -> str:
         """Content hash of the VAE."""
-        return content_key(vae=encoder_hashes(self.vae))
+        return content_key(vae=parameter_hashes(self.vae))
 
     @cached_property
     def content(self) -> str:
         """Content hash of all that decides its images: weights, schedule and sampling settings."""
-        modules = {name: encoder_hashes(m) for name, m in (("unet", self.unet), ("text", self.text_encoder))}
+        modules = {name: parameter_hashes(m) for name, m in (("unet", self.unet), ("text", self.text_encoder))}
         schedule = {key: str(value) for key, value in self.pipeline.scheduler.config.items()}
         sampling = [self.num_inference_steps, self.guidance_scale, str(self.unet.dtype)]
         return content_key(vae=self.vae_hash, schedule=schedule, sampling=sampling, **modules)

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unreel.files import whole
+
 FORMAT = "unreel-edit-1"
 
 
@@ -23,7 +25,7 @@ def tensor_hash(tensor: Tensor, dtype: torch.dtype = torch.float16) -> str:
     return hashlib.sha256(str(tuple(values.shape)).encode() + values.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def encoder_hashes(text_encoder: nn.Module) -> dict[str, str]:
+def parameter_hashes(text_encoder: nn.Module) -> dict[str, str]:
     """Parameter name -> `tensor_hash`, of a whole text encoder; names start below any `text_model.` prefix."""
     return {_plain(name): tensor_hash(p) for name, p in text_encoder.named_parameters()}
 
@@ -49,7 +51,7 @@ class Edit:
 
     Attributes:
         tensors: parameter name -> new value.
-        base: `encoder_hashes` of the whole text encoder before the edit.
+        base: `parameter_hashes` of the whole text encoder before the edit.
         provenance: how it was made; any JSON.
         component: which module of a pipeline it belongs to.
     """
@@ -68,7 +70,7 @@ class Edit:
             for name, p in text_encoder.named_parameters()
             if not torch.equal(p, before[name])
         }
-        return cls(changed, encoder_hashes(reference), provenance)
+        return cls(changed, parameter_hashes(reference), provenance)
 
     @property
     def hash(self) -> str:
@@ -79,14 +81,12 @@ class Edit:
 
     def save(self, path: Path) -> None:
         """Writes `edit.safetensors`; the file appears whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {
             "format": FORMAT, "component": self.component, "hash": self.hash,
             "base": json.dumps(self.base), "provenance": json.dumps(self.provenance),
         }  # fmt: skip
-        aside = path.with_name(path.name + ".partial")
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, aside, metadata)
-        aside.replace(path)
+        with whole(path) as aside:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, aside, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
@@ -113,7 +113,7 @@ class Edit:
 
     def check(self, text_encoder: nn.Module) -> None:
         """ValueError unless the edit was made from exactly this text encoder's weights, naming tensors that differ."""
-        found = encoder_hashes(text_encoder)
+        found = parameter_hashes(text_encoder)
         if names := differing(self.base, found):
             raise ValueError(
                 f"the edit belongs to another text encoder: {_named(names, len(found))} differ from the weights that it"
@@ -153,7 +153,7 @@ class Edit:
 
 def export_text_encoder(pipeline: Any, folder: Path) -> None:
     """Writes a pipeline's text encoder as a transformers folder for `from_pretrained`; it appears whole."""
-    aside, old = folder.with_name(f".partial_{folder.name}"), folder.with_name(f".old_{folder.name}")
+    aside, old = folder.with_name(f".unfinished_{folder.name}"), folder.with_name(f".old_{folder.name}")
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     pipeline.text_encoder.save_pretrained(aside, safe_serialization=True)
@@ -180,7 +180,7 @@ def check_shared(donor: Any, recipient: Any) -> None:
             raise ValueError(
                 f"{recipient.name} has another text encoder than {donor.name}: {key} is {theirs}, not {ours}"
             )
-    base, found = encoder_hashes(donor.text_encoder), encoder_hashes(recipient.text_encoder)
+    base, found = parameter_hashes(donor.text_encoder), parameter_hashes(recipient.text_encoder)
     if names := differing(base, found):
         raise ValueError(
             f"{recipient.name} has another text encoder than {donor.name}: {_named(names, len(base))} differ; choose a"

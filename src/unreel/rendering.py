@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
 from unreel.cache import TensorCache, content_key
-from unreel.edits import encoder_hashes, tensor_hash
+from unreel.edits import parameter_hashes, tensor_hash
+from unreel.recipients.recipient import Recipient
 from unreel.records import Prompt
 
 
@@ -39,26 +39,28 @@ class Rendered:
         """Content hash of the clips, 16 hex digits."""
         return tensor_hash(self.clips)[:16]
 
-    def only(self, split: str | None = None, concept: str | None = None) -> "Rendered":
-        """The clips of one split, or of one concept, alone."""
-        chosen = [i for i, p in enumerate(self.prompts) if split in (None, p.split) and concept in (None, p.concept)]
-        prompts = [self.prompts[i] for i in chosen]
-        share = self.seconds * len(chosen) / max(len(self.prompts), 1)
-        return Rendered(self.recipient, self.stage, prompts, self.clips[chosen], share, self.fps)
+    def places(self, split: str | None = None, concept: str | None = None) -> list[int]:
+        """Where the clips of one split, or of one concept, are."""
+        return [i for i, p in enumerate(self.prompts) if split in (None, p.split) and concept in (None, p.concept)]
+
+    def at(self, places: Sequence[int]) -> "Rendered":
+        """Some of the clips alone."""
+        prompts, share = [self.prompts[i] for i in places], len(places) / max(len(self.prompts), 1)
+        return replace(self, prompts=prompts, clips=self.clips[list(places)], seconds=self.seconds * share)
 
 
 class Renderer:
     """Renders with one recipient.
 
     Args:
-        recipient: has `render(prompts, seeds)`, `text_encoder`, `modules`, `options`, `name`, `fps`.
+        recipient: what renders.
         cache: where clips are kept by the content that they were rendered from.
         batch: clips at a time.
     """
 
-    def __init__(self, recipient: Any, cache: TensorCache, batch: int) -> None:
+    def __init__(self, recipient: Recipient, cache: TensorCache, batch: int) -> None:
         self.recipient, self.cache, self.batch = recipient, cache, batch
-        modules = {name: encoder_hashes(module) for name, module in recipient.modules.items()}
+        modules = {name: parameter_hashes(module) for name, module in recipient.modules.items()}
         schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
         self.content = content_key(
             options=recipient.options, schedule=schedule, kind=type(recipient).__name__, **modules
@@ -66,7 +68,7 @@ class Renderer:
 
     def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:
         """One clip a prompt, each with its own seed."""
-        encoder = encoder_hashes(self.recipient.text_encoder)
+        encoder = parameter_hashes(self.recipient.text_encoder)
         keys = [
             content_key(model=self.content, encoder=encoder, prompt=prompt.text, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)

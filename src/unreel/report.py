@@ -3,7 +3,7 @@
 import base64
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from unreel.clips import data_uri, strip
+from unreel.files import whole, write_text
+from unreel.metrics.judges import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered
-from unreel.runs import Run, write_text
+from unreel.runs import Run
 
 SPLITS = {
     "forget": "What must be gone",
@@ -94,7 +96,7 @@ def interval(score: Score) -> tuple[float, float] | None:
 
 
 def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
-    """One row a recipient, concept, split and metric: before, after, and whether it went the right way."""
+    """One row a recipient, concept, split and metric: before, after, and what is left of it."""
     found = {(s.t2v, s.concept, s.split, s.metric, s.stage): s for s in scores}
     rows = []
     for t2v, concept, split, metric in dict.fromkeys(key[:4] for key in found):
@@ -112,23 +114,19 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
     """For each concept and split one PNG: a row a prompt, before on the left, after on the right."""
     for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
         for split in dict.fromkeys(prompt.split for prompt in before.prompts):
-            old, new = before.only(split, concept), after.only(split, concept)
-            if len(old.clips):
-                rows = [strip([a, b]) for a, b in zip(old.clips, new.clips, strict=True)]
+            if places := before.places(split, concept):
+                rows = [strip([before.clips[i], after.clips[i]]) for i in places]
                 page = Image.new("RGB", (rows[0].width, sum(row.height + 2 for row in rows)), "white")
                 for i, row in enumerate(rows):
                     page.paste(row, (0, i * (row.height + 2)))
-                path = folder / "clips" / f"{before.recipient}_{concept}_{split}.png"
-                aside = path.with_name(f".partial_{path.name}")
-                page.save(aside)
-                aside.replace(path)
+                with whole(folder / "clips" / f"{before.recipient}_{concept}_{split}.png") as aside:
+                    page.save(aside)
 
 
 def write_report(
     run: Run,
-    looks: dict[tuple[str, str], Rendered],
+    looks: dict[tuple[str, str], Judged],
     scores: list[Score],
-    judge_marks: Callable[[Rendered], list[dict[str, bool]]],
     facts: dict[str, Any],
     shots: Sequence[Tensor] = (),
 ) -> Path:
@@ -136,9 +134,8 @@ def write_report(
 
     Args:
         run: the run folder.
-        looks: (stage, recipient) -> clips.
+        looks: (stage, recipient) -> clips and what the judge saw in them.
         scores: all rows of the run.
-        judge_marks: rendered -> for each clip part -> whether the judge sees what the prompt says.
         facts: what was trained: tensors, parameters, of, steps, best_step, stopped.
         shots: the images of the training, (3, H, W) in [0, 1] each.
     """
@@ -146,12 +143,11 @@ def write_report(
     gallery = []
     for recipient in recipients:
         before, after = looks["before", recipient], looks["after", recipient]
-        write_strips(run.folder, before, after)
-        marks = judge_marks(before), judge_marks(after)
-        for i, prompt in enumerate(before.prompts):
+        write_strips(run.folder, before.rendered, after.rendered)
+        for i, prompt in enumerate(before.rendered.prompts):
             gallery.append(
-                {"t2v": recipient, "prompt": prompt, "seen": (marks[0][i], marks[1][i]),
-                 "clips": [data_uri(side.clips[i], side.fps) for side in (before, after)]}
+                {"t2v": recipient, "prompt": prompt, "seen": (before.marks[i], after.marks[i]),
+                 "clips": [data_uri(side.rendered.clips[i], side.rendered.fps) for side in (before, after)]}
             )  # fmt: skip
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -18,19 +18,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from unreel.cache import content_key
+from unreel.files import ASIDE, write_text
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
 
 # What a run is not about: the same run with another value of these is the same run.
 _NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def identity(config: DictConfig) -> str:
@@ -40,9 +33,9 @@ def identity(config: DictConfig) -> str:
 
 
 def _commit() -> str:
-    """The commit of the working directory, with a + when files differ from it; "" outside a repository."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    """The commit that this code is, with a + when files differ from it; "" outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 class Run:
@@ -51,18 +44,19 @@ class Run:
     Args:
         config: the resolved config.
         concepts: what is erased.
-        folder: where it is; by default `config.output`, or else a folder below `config.runs` that says what it is.
+
+    The folder is `config.output`, or else one below `config.runs` that says what the run is.
 
     Raises:
         ValueError: when the folder belongs to another config, or is a folder of something else.
     """
 
-    def __init__(self, config: DictConfig, concepts: Sequence[Concept], folder: Path | None = None) -> None:
+    def __init__(self, config: DictConfig, concepts: Sequence[Concept]) -> None:
         self.config, self.id = config, identity(config)
-        folder = folder or (Path(config.output) if config.output else None)
         named = "+".join(concept.slug for concept in concepts)[:60]
         name = f"{named}-{config.method.name}-{config.parameters.name}-shots{config.shots}-seed{config.seed}-{self.id}"
-        self.folder = folder or Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
+        below = Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
+        self.folder = Path(config.output) if config.output else below
         status = self.read_status()
         if status is None and self.folder.is_dir() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
@@ -74,9 +68,12 @@ class Run:
         self.timings: dict[str, float] = (status or {}).get("seconds", {})
 
     def read_status(self) -> dict[str, Any] | None:
-        """What `status.json` says, None without one."""
+        """What `status.json` says, None without one. ValueError when it is damaged."""
         path = self.folder / "status.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            return json.loads(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): remove that folder, or choose another output") from None
 
     @property
     def checkpoint(self) -> Path | None:
@@ -96,10 +93,22 @@ class Run:
         finally:
             self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - started, 2)
 
-    def write_status(self, status: str, message: str = "") -> None:
-        """running | done | failed, and why; the config, the command and the machine go beside it."""
-        if status == "running":
-            write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed."""
+        for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
+            leftover.unlink()
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+        self._write_status("running")
+        try:
+            yield
+        except BaseException as error:
+            self._write_status("failed", f"{type(error).__name__}: {error}")
+            raise
+        self._write_status("done")
+
+    def _write_status(self, status: str, message: str = "") -> None:
+        """running | done | failed, and why; how to repeat it goes beside it."""
         record = {"id": self.id, "status": status, "message": message, "seconds": self.timings, **self.provenance()}
         write_text(self.folder / "status.json", json.dumps(record, indent=2) + "\n")
 

@@ -5,16 +5,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+from unreel.files import write_text
 from unreel.records import Score
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Writes a whole `scores.jsonl`, aside first and then renamed, so that no reader ever finds half a file."""
-    text = "".join(score.to_json() + "\n" for score in scores)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    """Writes a `scores.jsonl`; the file appears whole."""
+    write_text(path, "".join(score.to_json() + "\n" for score in scores))
 
 
 def read_scores(path: Path) -> list[Score]:

@@ -122,6 +122,8 @@ class Shots(pl.LightningDataModule):
                         f"{concept.images} has {len(files)} images: expected shots={shots}; lower shots or add some"
                     )
                 self.files[concept.slug] = files[:shots]
+                for path in files[:shots]:  # a bad one is named now; they are read again at the donor's size
+                    read_image(path, 8)
         self.donor: Donor
         self.pixels: list[Tensor] = []  # one (K, 3, H, W) in [0, 1] a concept
         self.latents: list[Tensor] = []  # one (K, c, h, w) a concept

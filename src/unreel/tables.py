@@ -13,14 +13,14 @@ import matplotlib.pyplot as plt
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from unreel.files import whole, write_text
 from unreel.records import Score
-from unreel.runs import write_text
 from unreel.scores import read_scores, write_scores
 
 # column -> (split, metric); all but the first are shown relative to before
 COLUMNS = {
     "forget": ("forget", "concept_accuracy"),
-    "context": ("context", "accuracy"),
+    "context": ("context", "context_accuracy"),
     "retain": ("retain", "accuracy"),
     "other sense": ("other_sense", "concept_accuracy"),
 }
@@ -95,10 +95,9 @@ def draw(scores: Sequence[Score], path: Path) -> None:
     axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    aside = path.with_name(f".partial_{path.name}")
-    figure.savefig(aside, dpi=150)
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=150)
     plt.close(figure)
-    aside.replace(path)
 
 
 def write_tables(runs: Path, folder: Path) -> None:

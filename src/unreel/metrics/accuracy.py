@@ -1,51 +1,29 @@
 """Accuracy: the share of what prompts say that the judge sees in the clips.
 
-    forget:   concept_accuracy, the clips that still show the concept (lower is better), and context_accuracy of the
-              split `context`, what those prompts say besides it
-    retain:   accuracy over all that the prompts say; likewise other_sense, whose concept_accuracy is of the kept sense
+    split forget:       concept_accuracy, the clips that still show the concept; lower is better
+    split context:      context_accuracy, over what the same prompts say besides the concept
+    split retain, ...:  accuracy, over all that the prompts say, and concept_accuracy of their neighbour or other sense
 
 Reference: the two sides of Fuchi & Takagi 2024 (arXiv 2405.07288); UnlearnCanvas (Zhang et al. 2024, arXiv 2402.11846)
 calls them unlearning accuracy and in-domain / cross-domain retain accuracy. Range [0, 1].
-Departures: judged zero-shot among the phrases of a vocabulary, not by a classifier that was trained for it.
+Departures: judged zero-shot among the phrases of a vocabulary, not by a classifier that was trained for it. A prompt
+says several things; n is the number of clips all the same, as the marks of one clip are no independent draws.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
-from unreel.rendering import Rendered
-
-
-def _share(hits: Iterable[bool], n: int) -> tuple[float, float | None, int]:
-    marks = list(hits)
-    p = sum(marks) / len(marks)
-    return p, (p * (1 - p) / len(marks)) ** 0.5, n
-
-
-def marks_of(judge: Any, rendered: Rendered) -> list[dict[str, bool]]:
-    """For each clip, whether each part that its prompt says is seen; parts that the judge cannot read are left out."""
-    said = {part for prompt in rendered.prompts for part, _ in prompt.shows}
-    seen = {part: judge.names(part, rendered.clips) for part in judge.parts if part in said}
-    return [
-        {part: seen[part][i] == judge.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
-        for i, prompt in enumerate(rendered.prompts)
-    ]
+from unreel.metrics.judges import Judged
 
 
 class Accuracy:
-    """Rows of accuracy."""
+    """Values of accuracy."""
 
-    def __call__(self, judge: Any, rendered: Rendered) -> dict[tuple[str, str], tuple[float, float | None, int]]:
-        """(split, metric) -> (value in [0, 1], standard error, clips)."""
-        marks = marks_of(judge, rendered)
-        rows: dict[tuple[str, str], tuple[float, float | None, int]] = {}
-        for split in dict.fromkeys(prompt.split for prompt in rendered.prompts):
-            chosen = [i for i, prompt in enumerate(rendered.prompts) if prompt.split == split]
-            named = [right for i in chosen for part, right in marks[i].items() if part == rendered.prompts[i].part]
-            others = [right for i in chosen for part, right in marks[i].items() if part != rendered.prompts[i].part]
-            if named:
-                rows[split, "concept_accuracy"] = _share(named, len(chosen))
-            if split == "forget" and others:
-                rows["context", "accuracy"] = _share(others, len(chosen))
-            elif split != "forget":
-                rows[split, "accuracy"] = _share(named + others, len(chosen))
-        return rows
+    def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
+        """(split, metric) -> (value in [0, 1], standard error, clips), of the clips of one split."""
+        looked = list(zip(judged.rendered.prompts, judged.marks, strict=True))
+        named = [right for prompt, marks in looked for part, right in marks.items() if part == prompt.part]
+        others = [right for prompt, marks in looked for part, right in marks.items() if part != prompt.part]
+        if judged.split == "forget":
+            found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
+        else:
+            found = {(judged.split, "concept_accuracy"): named, (judged.split, "accuracy"): named + others}
+        shares = {key: sum(marks) / len(marks) for key, marks in found.items() if marks}
+        return {key: (p, (p * (1 - p) / len(looked)) ** 0.5, len(looked)) for key, p in shares.items()}

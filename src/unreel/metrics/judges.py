@@ -1,11 +1,13 @@
-"""The judge of any world: an open_clip model that says which of a list of phrases a clip shows.
+"""Judges: models that say what clips show, and what one saw. They only evaluate; no training ever sees them.
 
-It only evaluates; no training ever sees it. A judge has `embed_clips`, `embed_texts`, `parts` (what it can read) and
-`name_of(part, phrase)`, `names(part, clips)`: the name of what a phrase says, and of what each clip shows.
+A judge has `embed_clips`, `embed_texts`, `parts` (what it can read) and `name_of(part, phrase)`, `names(part, clips,
+frames)`: the name of what a phrase says, and of what each clip shows. `OpenClipJudge` is the one of any world.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -13,6 +15,49 @@ from torch import Tensor
 from torch.nn import functional
 
 from unreel.records import PARTS, Prompt
+from unreel.rendering import Rendered
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Clips and what a judge saw in them: what metrics are made of, and what the report shows.
+
+    Attributes:
+        rendered: B clips.
+        marks: for each clip, part -> whether what its prompt says is seen; parts that the judge cannot read are left
+            out.
+        frames: normalised embeddings of the frames, (B, F, D).
+        texts: normalised embeddings of the prompts, (B, D).
+    """
+
+    rendered: Rendered
+    marks: list[dict[str, bool]]
+    frames: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, judge: Any, rendered: Rendered) -> "Judged":
+        """Every frame is embedded once."""
+        prompts, frames = rendered.prompts, judge.embed_clips(rendered.clips)
+        said = {part for prompt in prompts for part, _ in prompt.shows}
+        seen = {part: judge.names(part, rendered.clips, frames) for part in judge.parts if part in said}
+        marks = [
+            {part: seen[part][i] == judge.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
+            for i, prompt in enumerate(prompts)
+        ]
+        return cls(rendered, marks, frames, judge.embed_texts([prompt.text for prompt in prompts]))
+
+    @property
+    def split(self) -> str:
+        """The split of the first prompt."""
+        return self.rendered.prompts[0].split
+
+    def splits(self, concept: str) -> list["Judged"]:
+        """The clips of one concept, one for each split that its prompts have."""
+        own = [self.rendered.places(split, concept) for split in dict.fromkeys(p.split for p in self.rendered.prompts)]
+        return [
+            Judged(self.rendered.at(i), [self.marks[k] for k in i], self.frames[i], self.texts[i]) for i in own if i
+        ]
 
 
 class OpenClipJudge:
@@ -40,10 +85,7 @@ class OpenClipJudge:
             raise ValueError(
                 f"judge: {model.removeprefix('local-dir:')} is no folder: expected one of an open_clip model"
             )
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=pretrained, device=device
-        )
-        self.model.eval()
+        self.model = open_clip.create_model(model, pretrained=pretrained, device=device).eval()
         self.tokenizer, self.device = open_clip.get_tokenizer(model), device
         said = [pair for prompt in prompts for pair in prompt.shows]
         self.candidates = {
@@ -72,9 +114,15 @@ class OpenClipJudge:
         """Normalised embeddings (B, D)."""
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True).float().cpu()
 
-    def names(self, part: str, clips: Tensor) -> list[str]:
-        """What each clip shows, one of the part's phrases; "a picture" + phrase decides, over all frames."""
+    def names(self, part: str, clips: Tensor, frames: Tensor) -> list[str]:
+        """What each clip shows, one of the part's phrases; "a picture" + phrase decides, over all frames.
+
+        Args:
+            part: one of `parts`.
+            clips: (B, F, C, H, W) in [0, 1].
+            frames: their embeddings, `embed_clips(clips)`.
+        """
         choices = self.candidates[part]
         texts = [f"a picture of {phrase}" if part == "subject" else f"a picture {phrase}" for phrase in choices]
-        logits = self.embed_clips(clips).mean(1) @ self.embed_texts(texts).T
+        logits = frames.mean(1) @ self.embed_texts(texts).T
         return [choices[i] for i in logits.argmax(1).tolist()]

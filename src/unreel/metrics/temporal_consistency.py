@@ -6,22 +6,20 @@ Reference: "frame consistency" of Esser et al., "Structure and Content-Guided Vi
 2302.03011, section 5. Range [-100, 100]. Departures: times 100, as the CLIP score.
 """
 
-from typing import Any
+from torchmetrics.functional import cosine_similarity
 
 from unreel.metrics.clip_score import mean_of
-from unreel.rendering import Rendered
+from unreel.metrics.judges import Judged
 
 
 class TemporalConsistency:
-    """Rows of temporal consistency; higher is better. Images have none."""
+    """Values of temporal consistency; higher is better. Images have none."""
 
-    def __call__(self, judge: Any, rendered: Rendered) -> dict[tuple[str, str], tuple[float, float | None, int]]:
-        """(split, metric) -> (value in [-100, 100], standard error, clips)."""
-        if rendered.clips.shape[1] < 2:
+    def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
+        """(split, metric) -> (value in [-100, 100], standard error, clips), of the clips of one split."""
+        clips, frames, _ = judged.frames.shape
+        if frames < 2:
             return {}
-        frames = judge.embed_clips(rendered.clips)
-        scores = 100 * (frames[:, 1:] * frames[:, :-1]).sum(-1).mean(1)
-        return {
-            (split, "temporal_consistency"): mean_of(scores[[p.split == split for p in rendered.prompts]])
-            for split in dict.fromkeys(prompt.split for prompt in rendered.prompts)
-        }
+        neighbours = judged.frames[:, 1:].flatten(0, 1), judged.frames[:, :-1].flatten(0, 1)
+        cosine = cosine_similarity(*neighbours, reduction="none").view(clips, frames - 1)
+        return {(judged.split, "temporal_consistency"): mean_of(100 * cosine.mean(1))}

@@ -3,18 +3,17 @@
 Reference: Yuwei Guo et al., "AnimateDiff", 2023, arXiv 2307.04725.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
-from torch import Tensor
 
 from unreel.donors import pipeline_options
+from unreel.recipients.recipient import Recipient
 
 
-class AnimateDiff:
+class AnimateDiff(Recipient):
     """Renders clips with an AnimateDiffPipeline.
 
     Args:
@@ -49,20 +48,10 @@ class AnimateDiff:
             str(motion_adapter), revision=None if local else motion_adapter_revision, local_files_only=local,
             use_safetensors=True, torch_dtype=options["torch_dtype"],
         )  # fmt: skip
-        self.pipeline = AnimateDiffPipeline.from_pretrained(**options, motion_adapter=adapter).to(device)
+        pipeline = AnimateDiffPipeline.from_pretrained(**options, motion_adapter=adapter).to(device)
         if scheduler is not None:
-            self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, **scheduler)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.tokenizer, self.text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        self.name, self.fps = name or str(folder), fps
-        self.options = {
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **scheduler)
+        rendering = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
-        self.modules = {"unet": self.pipeline.unet, "vae": self.pipeline.vae}
-
-    @torch.inference_mode()
-    def render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Clips (B, F, C, H, W) in [0, 1], float32; each has a generator of its own."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        found = self.pipeline(list(prompts), generator=generators, output_type="pt", **self.options)
-        return found.frames.float().cpu()
+        super().__init__(pipeline, rendering, fps, name or str(folder))

@@ -12,9 +12,10 @@ from diffusers import DDIMScheduler, TextToVideoZeroPipeline
 from torch import Tensor
 
 from unreel.donors import pipeline_options
+from unreel.recipients.recipient import Recipient
 
 
-class Text2VideoZero:
+class Text2VideoZero(Recipient):
     """Renders clips with a TextToVideoZeroPipeline.
 
     Args:
@@ -47,23 +48,20 @@ class Text2VideoZero:
             raise ValueError(
                 f"found t0={t0}, t1={t1}: expected 0 <= t0 < t1 < num_inference_steps={num_inference_steps}"
             )
-        self.pipeline = TextToVideoZeroPipeline.from_pretrained(
+        pipeline = TextToVideoZeroPipeline.from_pretrained(
             **pipeline_options(folder, revision, dtype),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         ).to(device)
         # it steps back and forth itself, by a schedule that every prediction type has in DDIM
-        self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.tokenizer, self.text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        self.name, self.fps = name or str(folder), fps
-        self.options = {
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        rendering = {
             "video_length": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
             "t0": t0, "t1": t1, "motion_field_strength_x": motion_field_strength,
             "motion_field_strength_y": motion_field_strength,
         }  # fmt: skip
-        self.modules = {"unet": self.pipeline.unet, "vae": self.pipeline.vae}
+        super().__init__(pipeline, rendering, fps, name or str(folder))
 
     @torch.inference_mode()
     def render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:

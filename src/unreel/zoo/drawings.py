@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from unreel.files import whole
 from unreel.zoo.captions import Caption, caption
 from unreel.zoo.words import KINDS
 from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, draw_mask, held_out, sample_spec
@@ -56,16 +57,13 @@ class Drawings:
         self.path = Path(folder) / f"drawings_{seed}_{count}.npy"
         shape = (count, NUM_FRAMES, 3, SIZE_PX, SIZE_PX)
         if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.path.with_suffix(".partial")
-            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
             draw = partial(_draw_uint8, first_seed=seed * _APART)
             jobs = list(zip(self.specs, range(count), strict=True))
-            with Pool() as pool:
+            with whole(self.path) as aside, Pool() as pool:
+                array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
                 for index, clip in enumerate(track(pool.imap(draw, jobs, 64), f"drawing {count} clips", total=count)):
                     array[index] = clip
-            array.flush()
-            aside.rename(self.path)
+                array.flush()
         self.clips = np.load(self.path, mmap_mode="r")
         assert self.clips.shape == shape, f"{self.path}: {self.clips.shape}"
 

@@ -181,8 +181,13 @@ class Judge:
         return self._prompts[kind]
 
     @torch.inference_mode()
-    def logits(self, kind: str, clips: Tensor) -> Tensor:
+    def logits(self, kind: str, clips: Tensor, frames: Tensor | None = None) -> Tensor:
         """How much clips (B, F, C, H, W) in [0, 1] look like each of `candidates(kind)`: (B, n), higher is more.
+
+        Args:
+            kind: one of KINDS.
+            clips: what is looked at.
+            frames: `embed_clips(clips)`, by those who have it already.
 
         Raises:
             ValueError: for an unknown kind, or motion of clips with another number of frames than the world's.
@@ -192,7 +197,8 @@ class Judge:
             if clips.shape[1] != NUM_FRAMES:
                 raise ValueError(f"found clips of {clips.shape[1]} frames: the motion judge needs {NUM_FRAMES}")
             return torch.cat([self.motion_judge(part) for part in clips.float().split(64)])
-        return self.embed_clips(clips).mean(1) @ self._prompt_embeds(kind).T
+        frames = self.embed_clips(clips) if frames is None else frames
+        return frames.mean(1) @ self._prompt_embeds(kind).T
 
     @torch.inference_mode()
     def embed_clips(self, clips: Tensor) -> Tensor:
@@ -218,10 +224,10 @@ class Judge:
             f"the zoo's judge knows no {kind} {phrase!r}: expected a phrase of {', '.join(candidates(kind))}"
         )
 
-    def names(self, kind: str, clips: Tensor) -> list[str]:
-        """What each clip shows, one of `candidates(kind)` each."""
+    def names(self, kind: str, clips: Tensor, frames: Tensor | None = None) -> list[str]:
+        """What each clip shows, one of `candidates(kind)` each; arguments as in `logits`."""
         choices = candidates(kind)
-        return [choices[i] for i in self.logits(kind, clips).argmax(1).tolist()]
+        return [choices[i] for i in self.logits(kind, clips, frames).argmax(1).tolist()]
 
     def accuracy(self, kind: str, clips: Tensor, specs: Sequence[Spec]) -> float:
         """Share of clips in [0, 1] that show what their spec says."""

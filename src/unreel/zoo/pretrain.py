@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from unreel.files import whole
 from unreel.zoo.autoencoder import Autoencoder, encode_latents
 from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo
@@ -79,9 +80,8 @@ def latents(cfg: DictConfig) -> None:
     encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, _device(cfg))
     model.register_to_config(scaling_factor=round(1 / float(encoded["latents"].float().std()), 5))
     model.save_pretrained(folder)
-    aside = Path(cfg.work) / "latents.partial"
-    save_file(encoded, aside)
-    aside.rename(Path(cfg.work) / "latents.safetensors")
+    with whole(Path(cfg.work) / "latents.safetensors") as aside:
+        save_file(encoded, aside)
 
 
 def _conditioning(cfg: DictConfig) -> Conditioning:

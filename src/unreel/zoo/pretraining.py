@@ -18,6 +18,8 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from unreel.files import write_text
+
 
 class Stage(pl.LightningModule):
     """One pretraining stage.
@@ -103,9 +105,7 @@ def fit(
                     seed=stage.hparams["seed"], seconds=round(spent + time.monotonic() - started, 1),
                     machine=_machine(module.device),
                 )  # fmt: skip
-                aside = record_path.with_suffix(".partial")
-                aside.write_text(json.dumps(record))
-                aside.rename(record_path)
+                write_text(record_path, json.dumps(record))
 
     trainer = pl.Trainer(
         accelerator=accelerator,

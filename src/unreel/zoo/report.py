@@ -5,8 +5,6 @@ its own, so that results do not depend on the batch size.
 """
 
 import argparse
-import base64
-import io
 import sys
 import textwrap
 import time
@@ -27,6 +25,8 @@ from rich.table import Table
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from unreel.clips import data_uri
+from unreel.files import whole, write_text
 from unreel.records import Score
 from unreel.scores import write_scores
 from unreel.zoo.captions import caption
@@ -218,14 +218,6 @@ def contact_specs(seed: int, count: int = 16) -> list[Spec]:
     return specs
 
 
-def data_uri(clip: np.ndarray) -> str:
-    """A clip (F, H, W, C) as a picture that moves, 8 frames a second, for the `src` of an <img>."""
-    first, *others = [Image.fromarray(frame) for frame in clip]
-    data = io.BytesIO()
-    first.save(data, "webp", lossless=True, save_all=True, append_images=others, duration=125, loop=0)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
 def draw_contact_sheet(prompts: list[str], sheet: list[Reading], edge: int = 112) -> Image.Image:
     """The contact sheet on one page: four frames of every clip, the judge's words below, green or red."""
     font, row_px, lefts = ImageFont.load_default(size=13), edge + 40, (240, 270 + 4 * edge, 460 + 5 * edge)
@@ -268,12 +260,13 @@ def main() -> None:
     sheet = [read(zoo, source, specs, seed, max(settings.batch // 2, 1)) for source in (DRAWN_CLIPS, T2I, T2V)]
     prompts = [prompt(spec, seed + i) for i, spec in enumerate(specs)]
     write_scores(output / "scores.jsonl", scores)
-    draw_contact_sheet(prompts, sheet).save(output / "contact_sheet.png")
+    with whole(output / "contact_sheet.png") as aside:
+        draw_contact_sheet(prompts, sheet).save(aside)
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
     show: dict[str, Any] = {"bar": bar, "data_uri": data_uri, "titles": TITLES, "num_frames": NUM_FRAMES}
     page = template.render(settings=settings, scores=scores, readings=readings, prompts=prompts, sheet=sheet, **show)
-    (output / "report.html").write_text(page, encoding="utf-8")
+    write_text(output / "report.html", page)
     print_scores(scores, [output / name for name in ("scores.jsonl", "contact_sheet.png", "report.html")])
 
 

@@ -1,0 +1,26 @@
+"""Files that appear whole: written aside, then renamed, so that no reader ever finds half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ASIDE = ".partial_"  # how the names of unfinished files begin
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The path to write to inside a `with` block; afterwards it is `path`, or gone when the block failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{ASIDE}{os.getpid()}_{path.name}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8."""
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Metrics: against torchmetrics on the same open_clip model, and on numbers that can be checked by hand."""
+
+from types import SimpleNamespace
+
+import open_clip
+import pytest
+import torch
+from torchmetrics.functional.multimodal import clip_score
+from torchvision.transforms.functional import to_pil_image
+
+from unreel.metrics.accuracy import Accuracy
+from unreel.metrics.clip_score import ClipScore
+from unreel.metrics.judges import Judged, OpenClipJudge
+from unreel.metrics.temporal_consistency import TemporalConsistency
+from unreel.records import Prompt
+from unreel.rendering import Rendered
+
+PROMPTS = [
+    Prompt("a cat in the style of van gogh", "forget", (("subject", "a cat"), ("style", "van gogh")), "s", "style"),
+    Prompt("a dog in the style of van gogh", "forget", (("subject", "a dog"), ("style", "van gogh")), "s", "style"),
+    Prompt("a dog in pencil", "retain", (("subject", "a dog"), ("style", "pencil")), "s", "style"),
+]
+
+
+@pytest.fixture
+def judge(judge_folder):
+    return OpenClipJudge(f"local-dir:{judge_folder}", None, {"subject": ["a bus"]}, PROMPTS)
+
+
+@pytest.fixture
+def rendered():
+    clips = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Rendered("animatediff", "before", PROMPTS, (clips * 255).round() / 255, 3.0, 8)
+
+
+def test_clip_score_is_that_of_torchmetrics(judge, judge_folder, rendered):
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{judge_folder}")
+    model.eval()
+
+    def processor(images=None, text=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.stack([transform(to_pil_image(image)) for image in images])}
+        ids = open_clip.get_tokenizer(f"local-dir:{judge_folder}")(text)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    class Adapted(torch.nn.Module):
+        config = SimpleNamespace()
+
+        def get_image_features(self, pixels):
+            return model.encode_image(pixels)
+
+        def get_text_features(self, ids, _):
+            return model.encode_text(ids)
+
+    (retain,) = [own for own in Judged.of(judge, rendered).splits("s") if own.split == "retain"]
+    value, _, n = ClipScore()(retain)["retain", "clip_score"]
+    frames = list(rendered.clips[2])
+    with torch.inference_mode():
+        each = [clip_score(f, PROMPTS[2].text, lambda: (Adapted(), processor)) for f in frames]
+    assert n == 1 and value == pytest.approx(float(sum(each)) / len(each), abs=1e-3) and value > 0
+
+
+def test_temporal_consistency_of_a_still_clip_is_100_and_of_an_image_nothing(judge, rendered):
+    still = Rendered("v", "after", PROMPTS, rendered.clips[:, :1].expand(-1, 2, -1, -1, -1), 1.0, 8)
+    for own in Judged.of(judge, still).splits("s"):
+        assert TemporalConsistency()(own)[own.split, "temporal_consistency"][0] == pytest.approx(100, abs=1e-3)
+    moving = Judged.of(judge, rendered).splits("s")[0]
+    assert TemporalConsistency()(moving)["forget", "temporal_consistency"][0] < 99.99
+    image = Judged.of(judge, Rendered("v", "after", PROMPTS, rendered.clips[:, :1], 1.0, 8)).splits("s")[0]
+    assert TemporalConsistency()(image) == {}
+
+
+def test_accuracy_tells_the_concept_from_what_surrounds_it(rendered):
+    marks = [{"subject": True, "style": False}, {"subject": False, "style": True}, {"subject": True, "style": False}]
+    judged = Judged(rendered, marks, torch.zeros(3, 2, 1), torch.zeros(3, 1))
+    rows = {key: row for own in judged.splits("s") for key, row in Accuracy()(own).items()}
+    assert {key: row[0] for key, row in rows.items()} == {
+        ("forget", "concept_accuracy"): 0.5, ("context", "context_accuracy"): 0.5,
+        ("retain", "concept_accuracy"): 0.0, ("retain", "accuracy"): 0.5,
+    }  # fmt: skip
+    assert rows["forget", "concept_accuracy"][1:] == (pytest.approx((0.25 / 2) ** 0.5), 2)
+
+
+def test_the_judge_sees_what_it_is_shown_more_of(judge, rendered):
+    """Marks follow the nearest phrase: here every clip looks exactly like its own subject."""
+    texts = judge.embed_texts([f"a picture of {dict(p.shows)['subject']}" for p in PROMPTS])
+    judge.embed_clips = lambda clips: texts[:, None].expand(-1, clips.shape[1], -1)
+    judged = Judged.of(judge, rendered)
+    assert [marks["subject"] for marks in judged.marks] == [True] * 3
+    assert judged.splits("s")[1].rendered.prompts == [PROMPTS[2]] and judged.splits("other") == []
