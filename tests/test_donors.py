@@ -63,6 +63,19 @@ def test_flow_noise_and_target_lie_on_the_straight_path():
     assert torch.allclose(noisy[0] - 0.25 * target[0], latents[0], atol=1e-5)
 
 
+def test_a_flow_donor_generates_along_the_path_that_it_is_trained_on():
+    pipeline = small_pipeline(layers=2)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    donor = Donor(pipeline, 4, 4.0)
+    images = donor.generate(["a cat"], [0])
+    assert images.shape == (1, 3, 32, 32) and images.isfinite().all()
+    scheduler = donor.pipeline.scheduler
+    scheduler.set_timesteps(20)
+    clean, noise = torch.zeros(20, 4, 1, 1), torch.ones(20, 4, 1, 1)
+    shares = donor.add_noise(clean, noise, scheduler.timesteps)[:, 0, 0, 0]
+    assert torch.allclose(shares, scheduler.sigmas[:20], atol=0.002)
+
+
 def test_an_unknown_prediction_type_is_refused():
     pipeline = small_pipeline(layers=2)
     pipeline.scheduler.register_to_config(prediction_type="score")

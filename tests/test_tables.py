@@ -1,12 +1,13 @@
 """Tables over runs: hand-checkable numbers, and only of runs that finished."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
-from unreel.tables import cells, write_tables
+from unreel.tables import cells, groups_of, write_tables
 
 
 def rows(run, seed, before, after):
@@ -30,23 +31,37 @@ def write_run(folder, name, scores, status="done"):
 def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
     scores = rows("a", 0, {FORGET: 0.8, RETAIN: 0.8}, {FORGET: 0.0, RETAIN: 0.6})
     scores += rows("b", 1, {FORGET: 1.0, RETAIN: 0.8}, {FORGET: 0.2, RETAIN: 0.8})
-    # forget: mean 0.1, standard deviation 0.1414, 1.96 * 0.1414 / sqrt(2) = 0.196; retain 0.7 / 0.8
+    # forget: mean 0.1, standard deviation 0.1414, 1.96 * 0.1414 / sqrt(2) = 0.196; retain 0.7 / 0.8, residuals from
+    # 0.875 * 0.8 are -0.1 and 0.1, 1.96 * sqrt(0.02 / 2) / 0.8 = 0.245
     assert cells(scores) == {
-        "forget": "90.0% → **10.0%** ± 19.6%", "context": "–", "retain": "**87.5%** of 80.0%", "other sense": "–",
+        "forget": "**10.0%** ± 19.6% (90.0% before)", "context": "–",
+        "retain": "**87.5%** ± 24.5% (80.0% before)", "other sense": "–",
+    }  # fmt: skip
+    assert cells(scores[:2] + scores[2:4])["forget"] == "**0.0%** (80.0% before)"  # one run has no interval
+    nothing = rows("a", 0, {RETAIN: 0.0}, {RETAIN: 0.0})
+    assert cells(nothing)["retain"] == "0 before"
+
+
+def test_runs_are_grouped_by_what_they_erase():
+    two = [replace(s, run="two", concept=c) for c in ("cat", "bus") for s in rows("", 0, {FORGET: 1.0}, {FORGET: 0.0})]
+    sense = rows("bat", 0, {FORGET: 1.0, ("other_sense", "accuracy"): 1.0}, {FORGET: 0.0})
+    assert groups_of([*two, *sense, *rows("one", 0, {FORGET: 1.0}, {FORGET: 0.0})]) == {
+        "two": "2 concepts", "bat": "word with two senses", "one": "object",
     }  # fmt: skip
 
 
 def test_tables_are_of_finished_runs_alone(tmp_path):
     write_run(tmp_path / "runs", "a", rows("a", 0, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.0, RETAIN: 0.9}))
     write_run(tmp_path / "runs", "b", rows("b", 1, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.9, RETAIN: 0.9}), "running")
-    write_tables(tmp_path / "runs", tmp_path / "out")
+    write_tables(tmp_path / "runs", tmp_path / "out", {"forget": 0.1})
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"a"}
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| m | object | v | 100.0% → **0.0%** ± 0.0% | – | **100.0%** of 90.0% | – | 1 |" in table
+    assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | 1 |" in table
+    assert "asked: forget ≤ 10%" in table
     assert (tmp_path / "out" / "forget_retain.png").stat().st_size > 5000
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no finished run"):
-        write_tables(tmp_path, tmp_path / "out")
+        write_tables(tmp_path, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()

@@ -283,3 +283,11 @@ def test_an_unknown_concept_and_an_unknown_key_list_the_choices(tmp_path):
         ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_concept_of_the_users_own_is_one_file_anywhere(tmp_path):
+    (tmp_path / "concept").mkdir()
+    (tmp_path / "concept" / "my_bike.yaml").write_text("my_bike: {name: red bicycle, kind: object}\n")
+    command = [sys.executable, str(ROOT / "train.py"), f"--config-dir={tmp_path}", "concept=my_bike", "--cfg=job"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "red bicycle" in shown and not (tmp_path / "runs").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from unreel.cache import content_key
@@ -103,9 +103,15 @@ class Donor:
         self.unet, self.vae = pipeline.unet, pipeline.vae
         for module in (self.unet, self.vae, self.text_encoder):
             module.eval().requires_grad_(False)
+        if (
+            "FlowMatch" in type(pipeline.scheduler).__name__
+        ):  # the pipeline cannot step those; this one is the same flow
+            shift = pipeline.scheduler.config.get("shift", 1.0)
+            pipeline.scheduler = DPMSolverMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+            )
         config = pipeline.scheduler.config
-        flow = "FlowMatch" in type(pipeline.scheduler).__name__
-        self.prediction_type = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
+        self.prediction_type = config.get("prediction_type", "epsilon")
         if self.prediction_type not in PREDICTIONS:
             raise ValueError(
                 f"{name}: found prediction type {self.prediction_type!r}: expected {', '.join(PREDICTIONS)}"

@@ -1,15 +1,18 @@
 """Tables over many runs: what a sweep's experiment folder holds.
 
-forget     concept accuracy on forget prompts, before and after, in [0, 1]
-retain, context, other sense     accuracy after over accuracy before, pooled over concepts and seeds
+forget     concept accuracy on forget prompts, after, in [0, 1]
+retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
+
+Intervals are 95 %, over runs: 1.96 standard errors of the mean, and of the ratio of means (Cochran, "Sampling
+Techniques", 1977, eq. 6.13).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -35,28 +38,41 @@ def finished_scores(folder: Path) -> list[Score]:
     return scores
 
 
-def _pooled(scores: Sequence[Score], column: str, stage: str) -> tuple[float, float, int] | None:
-    """Mean over runs, 1.96 standard errors over runs (0 of one run), and the number of runs; None without a row."""
+def pairs(scores: Sequence[Score], column: str) -> np.ndarray:
+    """(n, 2): a column's values before and after, a row for each run, concept and recipient that has both."""
     split, metric = COLUMNS[column]
-    values = [s.value for s in scores if (s.split, s.metric, s.stage) == (split, metric, stage)]
-    if not values:
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for s in scores:
+        if (s.split, s.metric) == (split, metric):
+            found.setdefault((s.run, s.concept, s.t2v), {})[s.stage] = s.value
+    both = [(values["before"], values["after"]) for values in found.values() if {"before", "after"} <= values.keys()]
+    return np.array(both).reshape(-1, 2)
+
+
+def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
+    """What is left of `pairs`, and half its 95 % interval (NaN of one run); None when nothing was there before."""
+    before, after = values.T
+    if not len(values) or (relative and not before.any()):
         return None
-    mean, n = sum(values) / len(values), len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0
-    return mean, 1.96 * (variance / n) ** 0.5, n
+    scale = before.mean() if relative else 1.0
+    value = after.mean() / scale
+    residuals = after - value * before if relative else after - value
+    n = len(values)
+    half = 1.96 * float((residuals**2).sum() / (n * (n - 1))) ** 0.5 / scale if n > 1 else float("nan")
+    return float(value), float(half)
 
 
 def cells(scores: Sequence[Score]) -> dict[str, str]:
     """One row of the table: what a set of runs did, as text."""
     row = {}
     for column in COLUMNS:
-        before, after = _pooled(scores, column, "before"), _pooled(scores, column, "after")
-        if before is None or after is None:
-            row[column] = "–"
-        elif column == "forget":
-            row[column] = f"{before[0]:.1%} → **{after[0]:.1%}** ± {after[1]:.1%}"
-        else:
-            row[column] = f"**{after[0] / before[0]:.1%}** of {before[0]:.1%}" if before[0] else "0 before"
+        values = pairs(scores, column)
+        found = estimate(values, relative=column != "forget")
+        if found is None:
+            row[column] = "–" if not len(values) else "0 before"
+            continue
+        row[column] = f"**{found[0]:.1%}**" + (f" ± {found[1]:.1%}" if np.isfinite(found[1]) else "")
+        row[column] += f" ({values[:, 0].mean():.1%} before)"
     return row
 
 
@@ -68,30 +84,31 @@ def markdown(scores: Sequence[Score], by: Callable[[Score], tuple[str, ...]], na
     head = [*names, *COLUMNS, "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for group, rows in sorted(groups.items()):
-        runs = len({(s.run, s.concept) for s in rows})
-        lines.append(" | ".join([*group, *cells(rows).values(), str(runs)]))
+        lines.append(" | ".join([*group, *cells(rows).values(), str(len({s.run for s in rows}))]))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def draw(scores: Sequence[Score], path: Path) -> None:
-    """Forget against retain, a point a run and concept, one colour a method."""
+def groups_of(scores: Sequence[Score]) -> dict[str, str]:
+    """Run -> what is erased in it: a kind, a word with two senses, or several concepts at once."""
+    concepts: dict[str, set[str]] = {}
+    for s in scores:
+        concepts.setdefault(s.run, set()).add(s.concept)
+    senses = {s.run for s in scores if s.split == "other_sense"}
+    kinds = {s.run: "word with two senses" if s.run in senses else s.kind for s in scores}
+    return {run: kinds[run] if len(names) == 1 else f"{len(names)} concepts" for run, names in concepts.items()}
+
+
+def draw(scores: Sequence[Score], path: Path, bars: Mapping[str, float]) -> None:
+    """Forget against retain, a point a run and concept, one colour a method; bars are dotted."""
     figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
     for method in sorted({s.method for s in scores}):
-        points: dict[tuple[str, ...], dict[tuple[str, str, str], float]] = {}
-        for s in scores:
-            if s.method == method:
-                points.setdefault((s.run, s.concept, s.t2v), {})[s.split, s.metric, s.stage] = s.value
-        xy = [
-            (
-                p["forget", "concept_accuracy", "after"],
-                p["retain", "accuracy", "after"] / p["retain", "accuracy", "before"],
-            )
-            for p in points.values()
-            if p.get(("retain", "accuracy", "before"))
-        ]
-        axis.scatter(*zip(*xy, strict=True), label=method, alpha=0.7)
-    axis.axvline(0.10, color="grey", linewidth=0.8, linestyle=":")
-    axis.axhline(0.93, color="grey", linewidth=0.8, linestyle=":")
+        own = [s for s in scores if s.method == method]
+        forget, retain = pairs(own, "forget"), pairs(own, "retain")
+        known = retain[:, 0] > 0 if len(forget) == len(retain) else np.zeros(0, bool)
+        axis.scatter(forget[: len(known)][known, 1], retain[known, 1] / retain[known, 0], label=method, alpha=0.6)
+    for column, line in (("forget", axis.axvline), ("retain", axis.axhline)):
+        if column in bars:
+            line(bars[column], color="grey", linewidth=0.8, linestyle=":")
     axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
@@ -100,18 +117,34 @@ def draw(scores: Sequence[Score], path: Path) -> None:
     plt.close(figure)
 
 
-def write_tables(runs: Path, folder: Path) -> None:
-    """Writes `scores.jsonl`, `table.md` and `forget_retain.png` of all finished runs to an experiment's folder."""
+def write_tables(runs: Path, folder: Path, bars: Mapping[str, float]) -> None:
+    """Writes `scores.jsonl`, `table.md` and `forget_retain.png` of all finished runs to an experiment's folder.
+
+    Args:
+        runs: the folder of a sweep.
+        folder: of the experiment.
+        bars: column -> what is asked of it: at most, of forget; at least, of the others.
+
+    Raises:
+        ValueError: when no run has finished.
+    """
     scores = finished_scores(runs)
     if not scores:
         raise ValueError(f"{runs} has no finished run: expected the folder of a sweep")
+    groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
-    text = "By kind\n\n" + markdown(scores, lambda s: (s.method, s.kind, s.t2v), ("method", "kind", "clips"))
-    text += "\nBy concept\n\n" + markdown(
-        scores, lambda s: (s.method, s.concept, s.t2v), ("method", "concept", "clips")
+    asked = ", ".join(f"{column} {'≤' if column == 'forget' else '≥'} {bar:.0%}" for column, bar in bars.items())
+    singles = [s for s in scores if groups[s.run] == s.kind]
+    text = f"After the edit, ± 95 % over runs{f'; asked: {asked}' if asked else ''}\n\n"
+    text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"))
+    text += "\nBy what is erased\n\n"
+    text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"))
+    text += "\nBy concept\n\n"
+    text += markdown(
+        scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips")
     )
     write_text(folder / "table.md", text)
-    draw(scores, folder / "forget_retain.png")
+    draw(scores, folder / "forget_retain.png", bars)
 
 
 class WriteTables(Callback):
@@ -119,10 +152,11 @@ class WriteTables(Callback):
 
     Args:
         folder: of the experiment, e.g. experiments/claims.
+        bars: as in `write_tables`.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, bars: Mapping[str, float] | None = None) -> None:
+        self.folder, self.bars = Path(folder), bars or {}
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        write_tables(Path(config.runs) / config.slug, self.folder)
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        write_tables(Path(config.runs) / config.slug, self.folder, self.bars)
