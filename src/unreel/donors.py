@@ -105,7 +105,7 @@ class Donor:
             module.eval().requires_grad_(False)
         if (
             "FlowMatch" in type(pipeline.scheduler).__name__
-        ):  # the pipeline cannot step those; this one is the same flow
+        ):  # no pipeline of this class steps those
             shift = pipeline.scheduler.config.get("shift", 1.0)
             pipeline.scheduler = DPMSolverMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
