@@ -103,9 +103,7 @@ class Donor:
         self.unet, self.vae = pipeline.unet, pipeline.vae
         for module in (self.unet, self.vae, self.text_encoder):
             module.eval().requires_grad_(False)
-        if (
-            "FlowMatch" in type(pipeline.scheduler).__name__
-        ):  # no pipeline of this class steps those
+        if "FlowMatch" in type(pipeline.scheduler).__name__:  # no pipeline of this class steps those
             shift = pipeline.scheduler.config.get("shift", 1.0)
             pipeline.scheduler = DPMSolverMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift

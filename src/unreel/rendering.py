@@ -63,7 +63,11 @@ class Renderer:
         modules = {name: parameter_hashes(module) for name, module in recipient.modules.items()}
         schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
         self.content = content_key(
-            options=recipient.options, schedule=schedule, kind=type(recipient).__name__, **modules
+            options=recipient.options,
+            autocast=recipient.autocast,
+            schedule=schedule,
+            kind=type(recipient).__name__,
+            **modules,
         )
 
     def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:

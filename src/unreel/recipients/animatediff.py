@@ -21,7 +21,7 @@ class AnimateDiff(Recipient):
         motion_adapter: likewise, of the adapter.
         revision, motion_adapter_revision: of hub ids.
         dtype: float32, float16 or bfloat16.
-        num_frames, num_inference_steps, guidance_scale, fps: how it renders.
+        num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
         scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
         name: what scores call it.
         device: where it runs.
@@ -38,6 +38,7 @@ class AnimateDiff(Recipient):
         num_inference_steps: int = 20,
         guidance_scale: float = 7.5,
         fps: int = 8,
+        autocast: bool = False,
         scheduler: Mapping[str, Any] | None = None,
         name: str = "",
         device: str = "cpu",
@@ -54,4 +55,4 @@ class AnimateDiff(Recipient):
         rendering = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
-        super().__init__(pipeline, rendering, fps, name or str(folder))
+        super().__init__(pipeline, rendering, fps, name or str(folder), autocast)

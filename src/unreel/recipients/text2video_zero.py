@@ -22,7 +22,7 @@ class Text2VideoZero(Recipient):
         folder: of the Stable Diffusion pipeline: a local diffusers folder or a hub id.
         revision: of a hub id.
         dtype: float32, float16 or bfloat16.
-        num_frames, num_inference_steps, guidance_scale, fps: how it renders.
+        num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
         t0, t1: steps from the end between which motion is put in, 0 <= t0 < t1 < num_inference_steps (section 3.3.1).
         motion_field_strength: how far a frame moves on from the one before it, in px.
         name: what scores call it.
@@ -38,6 +38,7 @@ class Text2VideoZero(Recipient):
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
         fps: int = 8,
+        autocast: bool = False,
         t0: int = 44,
         t1: int = 47,
         motion_field_strength: float = 12,
@@ -61,12 +62,10 @@ class Text2VideoZero(Recipient):
             "t0": t0, "t1": t1, "motion_field_strength_x": motion_field_strength,
             "motion_field_strength_y": motion_field_strength,
         }  # fmt: skip
-        super().__init__(pipeline, rendering, fps, name or str(folder))
+        super().__init__(pipeline, rendering, fps, name or str(folder), autocast)
 
-    @torch.inference_mode()
-    def render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Clips (B, F, C, H, W) in [0, 1], float32; one prompt at a time, as the pipeline wants it."""
-        clips = []
+    def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        clips = []  # one prompt at a time, as the pipeline wants it
         for prompt, seed in zip(prompts, seeds, strict=True):
             frames = self.pipeline(prompt, generator=torch.Generator().manual_seed(seed), **self.options).images
             clips.append(torch.as_tensor(frames).float().permute(0, 3, 1, 2))
