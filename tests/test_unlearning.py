@@ -1,15 +1,21 @@
 """The loss climbs, only the chosen tensors move, the guard rails hold."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from conftest import small_donor
-from test_shots import make_shots
+from test_shots import VOCABULARY, make_shots
+from unreel.cache import TensorCache
+from unreel.concepts import Surroundings, TrainingCaptions, to_concept
+from unreel.donors import Donor
 from unreel.methods.few_shot import FewShot
+from unreel.shots import Shots
 from unreel.unlearning import Guard, UnlearningModule
+from unreel.zoo.store import verified
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-8}
 GUARD = Guard(anchor_weight=1.0, retain_weight=3.0, max_drift=0.2, check_every=2, gone_below=0.05, patience=3, probes=4)
@@ -90,3 +96,31 @@ def test_a_training_that_runs_away_ends_with_the_last_good_state(tmp_path):
     module = train(tmp_path, small_donor(layers=2), optimizer=ADAM | {"lr": float("inf")})
     assert "last good state" in module.stopped
     assert all(torch.isfinite(p).all() for p in module.text_encoder.parameters())
+
+
+def test_evidence_tells_which_of_two_concepts_the_donor_still_knows(tmp_path):
+    """On the zoo's own donor: an edit of van Gogh takes the evidence of van Gogh, and leaves that of the drum."""
+    painter = to_concept("van_gogh", {"kind": "style", "name": "van gogh"})
+    drum = to_concept("drum", {"kind": "object", "name": "drum"})
+    surroundings = Surroundings(VOCABULARY, [painter, drum], False)
+
+    def module_of(donor, *concepts):
+        captions = [TrainingCaptions(concept, surroundings) for concept in concepts]
+        data = Shots(captions, shots=2, steps=24, epochs=None, batch=4, retain=8, seed=0, cache=TensorCache(tmp_path))
+        data.make(donor)
+        return data, UnlearningModule(
+            donor, data, FewShot(bounded=True), ["mlp"], ADAM, replace(GUARD, check_every=99, probes=16)
+        )
+
+    donor = Donor.load(verified("t2i"), num_inference_steps=20, guidance_scale=4.0)
+    data, module = module_of(donor, painter)
+    assert module.evidence() == [1.0]
+    trainer = pl.Trainer(
+        max_steps=24, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    _, both = module_of(Donor.load(verified("t2i"), num_inference_steps=20, guidance_scale=4.0), painter, drum)
+    both.text_encoder.load_state_dict(module.text_encoder.state_dict())
+    of_painter, of_drum = both.evidence()
+    assert of_painter < 0.3 and of_drum > 0.7

@@ -12,6 +12,7 @@ steps the donor itself says how much of the concept is left, and the best state 
 import copy
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
@@ -34,7 +35,7 @@ class Guard:
         check_every: steps between looks at the donor.
         gone_below: share of the concept's evidence that counts as gone, in [0, 1].
         patience: looks at which it is gone, one after the other, before the training stops early.
-        probes: shots per look.
+        probes: shots of each concept per look.
     """
 
     anchor_weight: float
@@ -118,24 +119,38 @@ class UnlearningModule(pl.LightningModule):
             self.best, self.best_step = self._state(), self.global_step
         return loss
 
-    @torch.no_grad()
-    def evidence(self, batch: Batch) -> float:
-        """How much the concept's caption still helps the donor with the shots: 1 as before, 0 no more than the anchor.
+    @cached_property
+    def probe(self) -> Batch:
+        """What every look at the donor looks at."""
+        assert self.guard is not None
+        return self.shots.probe(self.guard.probes * len(self.shots.captions))
 
-        (E_anchor - E) / (E_anchor - E_before), E the donor's errors summed over the batch; at most 2 in size.
-        """
+    @torch.no_grad()
+    def _errors(self, texts: list[str], encoder: nn.Module) -> Tensor:
+        """The donor's denoising error on the probe under these captions, one a concept."""
+        batch, few = self.probe, self.shots.batch_size
         noisy = self.donor.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = self.donor.target(batch.latents, batch.noise, batch.timesteps).float()
+        inputs = noisy, batch.timesteps, self.donor.encode_prompt(texts, encoder)
+        parts = zip(*(tensor.split(few) for tensor in inputs), strict=True)
+        predicted = torch.cat([self.donor.predict(*part) for part in parts])
+        errors = (predicted - target).square().mean((1, 2, 3))
+        return errors.view(-1, len(self.shots.captions)).mean(0)  # concepts take turns
 
-        def error(texts: list[str], encoder: nn.Module) -> float:
-            predicted = self.donor.predict(noisy, batch.timesteps, self.donor.encode_prompt(texts, encoder))
-            return float((predicted - target).square().mean())
+    @cached_property
+    def _errors_before(self) -> tuple[Tensor, Tensor]:
+        """Under the anchors' captions and under the concepts', with the encoder as it was."""
+        return self._errors(self.probe.anchors, self.reference), self._errors(self.probe.forget, self.reference)
 
-        anchor, before = error(batch.anchors, self.reference), error(batch.forget, self.reference)
-        gap = anchor - before
-        if gap <= 1e-6 * anchor:  # the donor never knew it: nothing to forget
-            return 0.0
-        return max(-2.0, min(2.0, (anchor - error(batch.forget, self.text_encoder)) / gap))
+    def evidence(self) -> list[float]:
+        """How much each concept's captions still help the donor with its shots: 1 as before, 0 no more than the anchor.
+
+        (E_anchor - E) / (E_anchor - E_before), E the donor's mean error on the concept's shots; at most 2 in size.
+        """
+        anchor, before = self._errors_before
+        left = (anchor - self._errors(self.probe.forget, self.text_encoder)) / (anchor - before)
+        known = anchor - before > 1e-6 * anchor  # of what the donor never knew there is nothing to forget
+        return torch.where(known, left.clamp(-2, 2), 0.0).tolist()
 
     @torch.no_grad()
     def drift(self, texts: list[str]) -> float:
@@ -154,13 +169,12 @@ class UnlearningModule(pl.LightningModule):
         guard = self.guard
         if guard is None or (self.global_step % guard.check_every and self.global_step != self.trainer.max_steps):
             return
-        probe = self.shots.probe(guard.probes)
-        drift = self.drift(probe.retain)
+        drift = self.drift(self.probe.retain)
         while drift > guard.max_drift:  # trust region: back along the way it came
             before = dict(self.reference.named_parameters())
             self._restore({name: (p + before[name]) / 2 for name, p in self._state().items()})
-            drift = self.drift(probe.retain)
-        evidence = self.evidence(probe)
+            drift = self.drift(self.probe.retain)
+        evidence = max(self.evidence())  # of several concepts, what is left of the one that is left most
         score = max(evidence - guard.gone_below, 0.0) + drift / guard.max_drift
         for logger in self.trainer.loggers:
             logger.log_metrics({"donor/evidence": evidence, "donor/drift": drift}, step=self.global_step)
@@ -168,7 +182,7 @@ class UnlearningModule(pl.LightningModule):
             self.best_score, self.best_step, self.best = score, self.global_step, self._state()
         self.gone = self.gone + 1 if evidence <= guard.gone_below else 0
         if self.gone >= guard.patience:
-            self.stopped = f"the concept was gone on the donor at step {self.global_step}"
+            self.stopped = f"what was to be forgotten was gone on the donor at step {self.global_step}"
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
