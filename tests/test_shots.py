@@ -20,7 +20,7 @@ VOCABULARY = {
 def make_shots(folder, shots=2, images=None, seed=0, slug="drum", **changes):
     concept = to_concept(slug, {"name": slug, "kind": "object", "images": str(images) if images else None})
     captions = [TrainingCaptions(concept, Surroundings(VOCABULARY, [concept], False))]
-    options = dict(steps=4, epochs=None, batch=2, retain=4) | changes
+    options = dict(steps=4, epochs=None, batch=2, pairs=1, retain=4) | changes
     return Shots(captions, shots=shots, seed=seed, cache=TensorCache(folder), **options)
 
 

@@ -106,7 +106,9 @@ def test_evidence_tells_which_of_two_concepts_the_donor_still_knows(tmp_path):
 
     def module_of(donor, *concepts):
         captions = [TrainingCaptions(concept, surroundings) for concept in concepts]
-        data = Shots(captions, shots=2, steps=24, epochs=None, batch=4, retain=8, seed=0, cache=TensorCache(tmp_path))
+        data = Shots(
+            captions, shots=2, steps=24, epochs=None, batch=4, pairs=4, retain=8, seed=0, cache=TensorCache(tmp_path)
+        )
         data.make(donor)
         return data, UnlearningModule(
             donor, data, FewShot(bounded=True), ["mlp"], ADAM, replace(GUARD, check_every=99, probes=16)

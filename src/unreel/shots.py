@@ -30,7 +30,7 @@ class Batch:
         latents: clean latents of shots, (b, c, h, w).
         noise: (b, c, h, w).
         timesteps: (b,) integers.
-        forget: b captions that name the concept.
+        forget: captions that name the concept; the first b belong to the latents.
         anchors: the same captions with the anchor in its place.
         retain: captions that must keep their meaning.
     """
@@ -82,7 +82,8 @@ class Shots(pl.LightningDataModule):
         captions: of each concept.
         shots: K, images a concept; 0 is the zero-shot variant: Gaussian latents (card 2; the released code is uniform).
         steps, epochs: batches in all, or rounds through the shots; one of the two.
-        batch: shots a step.
+        batch: shots a step, each with a caption.
+        pairs: captions a step beside those, for losses on embeddings alone.
         retain: retained captions a step.
         seed: of images, noise and captions.
         cache: where generated images and latents are kept.
@@ -99,6 +100,7 @@ class Shots(pl.LightningDataModule):
         steps: int | None,
         epochs: int | None,
         batch: int,
+        pairs: int,
         retain: int,
         seed: int,
         cache: TensorCache,
@@ -106,11 +108,11 @@ class Shots(pl.LightningDataModule):
         super().__init__()
         if isinstance(shots, bool) or not isinstance(shots, int) or shots < 0:
             raise ValueError(f"found shots={shots}: expected a whole number, 0 or more")
-        if (steps is None) == (epochs is None) or (steps or epochs or 0) < 1 or batch < 1 or retain < 0:
-            raise ValueError(f"found steps={steps}, epochs={epochs}, batch={batch}, retain={retain}: expected steps or"
-                             " epochs, a batch of 1 or more, and no negative number")  # fmt: skip
+        if (steps is None) == (epochs is None) or (steps or epochs or 0) < 1 or batch < 1 or min(pairs, retain) < 0:
+            raise ValueError(f"found steps={steps}, epochs={epochs}, batch={batch}, pairs={pairs}, retain={retain}:"
+                             " expected steps or epochs, a batch of 1 or more, and no negative number")  # fmt: skip
         self.captions, self.shots, self.seed, self.cache = list(captions), shots, seed, cache
-        self.batch_size, self.retain = batch, retain
+        self.batch_size, self.pairs, self.retain = batch, pairs, retain
         a_round = -(-len(captions) * (shots or batch) // batch)
         self.steps = steps if steps is not None else (epochs or 0) * a_round
         self.files: dict[str, list[Path]] = {}
@@ -163,18 +165,21 @@ class Shots(pl.LightningDataModule):
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: it depends on seed and step only, so a resumed run sees what it would have seen."""
-        return self._draw(np.random.default_rng([self.seed, 3, step]), self.batch_size, step * self.batch_size)
+        rng = np.random.default_rng([self.seed, 3, step])
+        return self._draw(rng, self.batch_size, self.pairs, step * self.batch_size)
 
     def probe(self, count: int) -> Batch:
         """Always the same batch of `count` shots, none of whose noise is trained on: for looks at the donor."""
-        return self._draw(np.random.default_rng([self.seed, 5]), count, 0)
+        return self._draw(np.random.default_rng([self.seed, 5]), count, 0, 0)
 
-    def _draw(self, rng: np.random.Generator, count: int, first: int) -> Batch:
+    def _draw(self, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         latents, forget, anchors, retain = [], [], [], []
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
             turn, which = divmod(i, len(self.captions))
             latents.append(self.latents[which][turn % len(self.latents[which])])
+        for i in [*range(first, first + count), *range(first, first + pairs)]:
+            which = i % len(self.captions)
             named, anchored = self.captions[which].pairs(rng, 1)
             forget += named
             anchors += anchored

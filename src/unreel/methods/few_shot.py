@@ -34,12 +34,13 @@ class FewShot:
         """Scalars: "loss" is minimised; "forget_error" is the donor's error under the concept's captions."""
         noisy = donor.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = donor.target(batch.latents, batch.noise, batch.timesteps).float()
-        predicted = donor.predict(noisy, batch.timesteps, donor.encode_prompt(batch.forget))
+        count = len(batch.latents)
+        predicted = donor.predict(noisy, batch.timesteps, donor.encode_prompt(batch.forget[:count]))
         errors = (predicted - target).square().mean((1, 2, 3))
         if not self.bounded:
             return {"loss": -errors.mean(), "forget_error": errors.mean()}
         with torch.no_grad():
-            embeds = donor.encode_prompt(batch.anchors, reference)
+            embeds = donor.encode_prompt(batch.anchors[:count], reference)
             without = (donor.predict(noisy, batch.timesteps, embeds) - target).square().mean((1, 2, 3))
         ascent = functional.relu(1 - errors / without)  # in units of the error without the concept
         return {"loss": ascent.mean(), "forget_error": errors.mean(), "anchor_error": without.mean()}
