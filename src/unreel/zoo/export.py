@@ -32,6 +32,14 @@ def _halve(folder: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
 
 
+def _forget_paths(folder: Path) -> None:
+    """Takes out of every config where on this machine its model was loaded from."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def export_models(work: Path, models: Path = MODELS) -> None:
     """Writes the finished stages of `work` to `models`; until all is written, what was there stays."""
     aside = models.with_name(models.name + ".partial")
@@ -50,6 +58,7 @@ def export_models(work: Path, models: Path = MODELS) -> None:
     shutil.copytree(work / "judge" / "model", aside / "judge")
     MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
     _halve(aside)
+    _forget_paths(aside)
     stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("judge", "motion_judge")}
     stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
     for name, parts in stages.items():
