@@ -9,6 +9,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class Surroundings:
     """
 
     def __init__(self, vocabulary: Mapping[str, Sequence[str]], concepts: Sequence[Concept], with_motion: bool) -> None:
+        self.concepts = list(concepts)
         self.erased = {phrase for concept in concepts for phrase in concept.phrases}
         self.vocabulary = {p: self._kept(vocabulary.get(p, ())) for p in PARTS}
         for part in ("subject", "scene"):
@@ -109,15 +111,29 @@ class Surroundings:
 
         A quarter of all sets is for evaluation alone. They repeat when the vocabulary has fewer of them than `count`.
         """
+        pools = self._pools(without, evaluation)
+        shuffled = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools]
+        turns = zip(range(count), itertools.cycle(shuffled), strict=False)
+        return [pool[(i // len(pools)) % len(pool)] for i, pool in turns]
+
+    def _pools(self, without: str, evaluation: bool) -> list[list[dict[str, str]]]:
+        """All sets of parts without a style, and all with one."""
         parts = [p for p in PARTS if p not in (without, "style") and (p != "motion" or self.with_motion)]
         rest = [dict(zip(parts, said, strict=True)) for said in itertools.product(*(self.vocabulary[p] for p in parts))]
         pools = [_quarter(rest, evaluation)]
         if without != "style" and self.vocabulary["style"]:
             styled = [{**said, "style": style} for said in rest for style in self.vocabulary["style"]]
             pools.append(_quarter(styled, evaluation))
-        shuffled = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools]
-        turns = zip(range(count), itertools.cycle(shuffled), strict=False)
-        return [pool[(i // len(pools)) % len(pool)] for i, pool in turns]
+        return pools
+
+    def is_evaluated(self, said: Mapping[str, str]) -> bool:
+        """Whether some concept's evaluation may surround a phrase exactly so: no caption of the training says this."""
+        return any(frozenset((p, said[p]) for p in said if p != without) in kept for without, kept in self._kept_apart)
+
+    @cached_property
+    def _kept_apart(self) -> list[tuple[str, set[frozenset[tuple[str, str]]]]]:
+        parts = dict.fromkeys(concept.part for concept in self.concepts)
+        return [(p, {frozenset(said.items()) for pool in self._pools(p, True) for said in pool}) for p in parts]
 
     def neighbours(self, concept: Concept) -> list[str]:
         """What is kept near the concept: its own list, or all of the vocabulary's phrases of its part."""
@@ -166,19 +182,23 @@ class TrainingCaptions:
     def __init__(self, concept: Concept, surroundings: Surroundings) -> None:
         self.concept, self.surroundings = concept, surroundings
         rng = np.random.default_rng([zlib.crc32(concept.slug.encode()), 2])
-        self.contexts = surroundings.contexts(concept.part, False, rng, 48)
+        contexts = surroundings.contexts(concept.part, False, rng, 96)
+        self.contexts = [context for context in contexts if self._is_free(context, concept.phrases[0])]
         self.near = [*surroundings.neighbours(concept), *concept.other_senses]
 
-    def pairs(self, rng: np.random.Generator, count: int) -> tuple[list[str], list[str]]:
-        """`count` captions that name the concept, and the same ones with its anchor in its place."""
-        forget, anchors = [], []
-        for _ in range(count):
-            context, sentence = self._context(rng), SENTENCES[rng.integers(len(SENTENCES))]
-            phrase = self.concept.phrases[rng.integers(len(self.concept.phrases))]
-            forget.append(sentence.format(say({**context, self.concept.part: phrase})))
-            anchor = self.concept.anchor or NEUTRAL[self.concept.part]
-            anchors.append(sentence.format(say({**context, self.concept.part: anchor})))
-        return forget, anchors
+    def pair(self, rng: np.random.Generator, shot: int | None = None) -> tuple[str, str]:
+        """A caption that names the concept, and the same one with its anchor in its place.
+
+        Args:
+            rng: chooses wording and surroundings.
+            shot: the shot whose surroundings it says, as `shot_prompts` did; None for any.
+        """
+        sentence = SENTENCES[rng.integers(len(SENTENCES))]
+        phrase = self.concept.phrases[rng.integers(len(self.concept.phrases))]
+        context = self._context(rng, phrase) if shot is None else self.contexts[shot % len(self.contexts)]
+        anchor = self.concept.anchor or NEUTRAL[self.concept.part]
+        named, anchored = ({**context, self.concept.part: said} for said in (phrase, anchor))
+        return sentence.format(say(named)), sentence.format(say(anchored))
 
     def shot_prompts(self, count: int, seed: int) -> list[str]:
         """What the donor is given for `count` shots: the concept in the first contexts of the training."""
@@ -197,11 +217,19 @@ class TrainingCaptions:
         for i in range(count):
             choices = (self.near, far, self.concept.other_senses or self.near, [NEUTRAL[self.concept.part]])[i % 4]
             phrase = str(choices[rng.integers(len(choices))]) if choices else ""
-            text = say({**self._context(rng), self.concept.part: phrase})
+            text = say({**self._context(rng, phrase), self.concept.part: phrase})
             captions.append(SENTENCES[rng.integers(len(SENTENCES))].format(text) if rng.random() < 0.8 else "")
         return captions
 
-    def _context(self, rng: np.random.Generator) -> dict[str, str]:
-        """Some of the parts around the concept, each left out now and then."""
-        context = self.contexts[rng.integers(len(self.contexts))]
-        return {part: phrase for part, phrase in context.items() if rng.random() < 0.8}
+    def _context(self, rng: np.random.Generator, phrase: str) -> dict[str, str]:
+        """Some of the parts around a phrase, each left out now and then, as no evaluation says them."""
+        while True:
+            whole = self.contexts[rng.integers(len(self.contexts))]
+            context = {part: said for part, said in whole.items() if rng.random() < 0.8}
+            if self._is_free(context, phrase):
+                return context
+
+    def _is_free(self, context: dict[str, str], phrase: str) -> bool:
+        """Whether no evaluation says the phrase, or the anchor, exactly so."""
+        said = [{**context, self.concept.part: each} if each else context for each in (phrase, self.concept.anchor)]
+        return not any(map(self.surroundings.is_evaluated, said))

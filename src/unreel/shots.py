@@ -30,7 +30,7 @@ class Batch:
         latents: clean latents of shots, (b, c, h, w).
         noise: (b, c, h, w).
         timesteps: (b,) integers.
-        forget: captions that name the concept; the first b belong to the latents.
+        forget: captions that name the concept; the first b belong to the latents, and say what a generated shot shows.
         anchors: the same captions with the anchor in its place.
         retain: captions that must keep their meaning.
     """
@@ -174,21 +174,21 @@ class Shots(pl.LightningDataModule):
 
     def _draw(self, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        latents, forget, anchors, retain = [], [], [], []
+        latents, said, retain = [], [], []
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
             turn, which = divmod(i, len(self.captions))
-            latents.append(self.latents[which][turn % len(self.latents[which])])
-        for i in [*range(first, first + count), *range(first, first + pairs)]:
-            which = i % len(self.captions)
-            named, anchored = self.captions[which].pairs(rng, 1)
-            forget += named
-            anchors += anchored
+            shot = turn % len(self.latents[which])
+            latents.append(self.latents[which][shot])
+            generated = self.shots > 0 and self.captions[which].concept.slug not in self.files
+            said.append(self.captions[which].pair(rng, shot if generated else None))
+        said += [self.captions[i % len(self.captions)].pair(rng) for i in range(first, first + pairs)]
         for captions in self.captions:
             retain += captions.retain(rng, -(-self.retain // len(self.captions)))
         stacked = torch.stack(latents)
         noise = torch.randn(stacked.shape, generator=generator)
         timesteps = torch.randint(self.donor.num_train_timesteps, (len(stacked),), generator=generator)
         device = self.donor.device
+        forget, anchors = ([pair[k] for pair in said] for k in (0, 1))
         return Batch(stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)
 
     def train_dataloader(self) -> DataLoader:

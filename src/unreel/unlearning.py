@@ -17,6 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from unreel.donors import Donor, select_parameters
@@ -31,7 +32,7 @@ class Guard:
     Attributes:
         anchor_weight: how strongly captions with the concept are pulled to the same captions without it.
         retain_weight: how strongly retained captions are held.
-        max_drift: trust region: D of retained captions that no step may leave; above it the change is halved.
+        max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
         gone_below: share of the concept's evidence that counts as gone, in [0, 1].
         patience: looks at which it is gone, one after the other, before the training stops early.
@@ -83,7 +84,7 @@ class UnlearningModule(pl.LightningModule):
         for name, parameter in self.text_encoder.named_parameters():
             parameter.requires_grad_(name in self.trained)
         self.best: dict[str, Tensor] = self._state()
-        self.best_score, self.best_step, self.gone = math.inf, 0, 0
+        self.best_score, self.best_step, self.gone = [math.inf], 0, 0
         self.stopped = ""  # why it ended early, for the report
 
     def _state(self) -> dict[str, Tensor]:
@@ -115,7 +116,7 @@ class UnlearningModule(pl.LightningModule):
             self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
             self.trainer.should_stop = True
             return None
-        if self.guard is None:  # the last state with a finite loss, should the next one have none
+        if self.guard is None:  # should the next loss be none
             self.best, self.best_step = self._state(), self.global_step
         return loss
 
@@ -127,7 +128,7 @@ class UnlearningModule(pl.LightningModule):
 
     @torch.no_grad()
     def _errors(self, texts: list[str], encoder: nn.Module) -> Tensor:
-        """The donor's denoising error on the probe under these captions, one a concept."""
+        """The donor's denoising errors on the probe under these captions, (probes, concepts)."""
         batch, few = self.probe, self.shots.batch_size
         noisy = self.donor.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = self.donor.target(batch.latents, batch.noise, batch.timesteps).float()
@@ -135,22 +136,25 @@ class UnlearningModule(pl.LightningModule):
         parts = zip(*(tensor.split(few) for tensor in inputs), strict=True)
         predicted = torch.cat([self.donor.predict(*part) for part in parts])
         errors = (predicted - target).square().mean((1, 2, 3))
-        return errors.view(-1, len(self.shots.captions)).mean(0)  # concepts take turns
+        return errors.view(-1, len(self.shots.captions))  # concepts take turns
 
     @cached_property
     def _errors_before(self) -> tuple[Tensor, Tensor]:
         """Under the anchors' captions and under the concepts', with the encoder as it was."""
         return self._errors(self.probe.anchors, self.reference), self._errors(self.probe.forget, self.reference)
 
-    def evidence(self) -> list[float]:
+    def evidence(self) -> list[float | None]:
         """How much each concept's captions still help the donor with its shots: 1 as before, 0 no more than the anchor.
 
-        (E_anchor - E) / (E_anchor - E_before), E the donor's mean error on the concept's shots; at most 2 in size.
+        (E_anchor - E) / (E_anchor - E_before), E the donor's mean error on the concept's shots; at most 2 in size. None
+        where they never helped more than half of the shots (sign test at 5 %), so that it cannot be told: noise for
+        shots, or photos that the donor does not know by that name.
         """
         anchor, before = self._errors_before
-        left = (anchor - self._errors(self.probe.forget, self.text_encoder)) / (anchor - before)
-        known = anchor - before > 1e-6 * anchor  # of what the donor never knew there is nothing to forget
-        return torch.where(known, left.clamp(-2, 2), 0.0).tolist()
+        left = (anchor - self._errors(self.probe.forget, self.text_encoder)).mean(0) / (anchor - before).mean(0)
+        helped, shots = (before < anchor).sum(0).tolist(), len(anchor) if self.shots.shots else 0
+        known = [shots > 0 and binomtest(k, shots, alternative="greater").pvalue < 0.05 for k in helped]
+        return [value if sure else None for value, sure in zip(left.clamp(-2, 2).tolist(), known, strict=True)]
 
     @torch.no_grad()
     def drift(self, texts: list[str]) -> float:
@@ -174,13 +178,16 @@ class UnlearningModule(pl.LightningModule):
             before = dict(self.reference.named_parameters())
             self._restore({name: (p + before[name]) / 2 for name, p in self._state().items()})
             drift = self.drift(self.probe.retain)
-        evidence = max(self.evidence())  # of several concepts, what is left of the one that is left most
-        score = max(evidence - guard.gone_below, 0.0) + drift / guard.max_drift
+        evidence = self.evidence()
+        known = [value for value in evidence if value is not None]
+        scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
         for logger in self.trainer.loggers:
-            logger.log_metrics({"donor/evidence": evidence, "donor/drift": drift}, step=self.global_step)
+            logger.log_metrics({f"donor/{name}": value for name, value in scalars.items()}, step=self.global_step)
+        # the least evidence first, then, of states where it is gone, the least drift; the last state if none is known
+        score = [max(scalars["evidence"] - guard.gone_below, 0.0), drift] if known else [0.0, -self.global_step]
         if score < self.best_score:
             self.best_score, self.best_step, self.best = score, self.global_step, self._state()
-        self.gone = self.gone + 1 if evidence <= guard.gone_below else 0
+        self.gone = self.gone + 1 if score[0] == 0 and len(known) == len(evidence) else 0
         if self.gone >= guard.patience:
             self.stopped = f"what was to be forgotten was gone on the donor at step {self.global_step}"
             self.trainer.should_stop = True
@@ -200,7 +207,7 @@ class UnlearningModule(pl.LightningModule):
 
     def finish(self) -> None:
         """Puts the best state into the encoder and freezes it; without guard rails the last good one."""
-        if self.guard is not None or not all(torch.isfinite(value).all() for value in self._state().values()):
+        if self.guard is not None or self.stopped:
             self._restore(self.best)
         self.text_encoder.requires_grad_(False)
 
