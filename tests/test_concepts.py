@@ -89,6 +89,9 @@ def test_what_is_erased_together_is_not_kept():
         ("x", {"name": "x", "kind": "thing"}, "character, style, object, face, motion"),
         ("x", {"kind": "object"}, "name"),
         ("x", {"name": "x", "kind": "object", "neighbors": []}, "neighbors"),
+        ("x", {"phrases": "a cat", "kind": "object"}, "phrases: 'a cat': expected a list"),
+        ("x", "a cat", "found 'a cat': expected keys and values"),
+        ("x", {"name": "cat", "kind": "object", "neighbours": ["A Cat"]}, "'a cat' is to be forgotten and kept"),
         (
             "x",
             {"name": "cat", "kind": "object", "neighbours": ["a dog", "a cat"]},

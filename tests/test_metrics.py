@@ -12,7 +12,7 @@ from unreel.metrics.accuracy import Accuracy
 from unreel.metrics.clip_score import ClipScore
 from unreel.metrics.judges import Judged, OpenClipJudge
 from unreel.metrics.temporal_consistency import TemporalConsistency
-from unreel.records import Prompt
+from unreel.records import Concept, Prompt
 from unreel.rendering import Rendered
 
 PROMPTS = [
@@ -88,3 +88,13 @@ def test_the_judge_sees_what_it_is_shown_more_of(judge, rendered):
     judged = Judged.of(judge, rendered)
     assert [marks["subject"] for marks in judged.marks] == [True] * 3
     assert judged.splits("s")[1].rendered.prompts == [PROMPTS[2]] and judged.splits("other") == []
+
+
+def test_all_phrases_of_a_concept_are_one_thing_to_the_judge(judge_folder, rendered):
+    bat = Concept(slug="bat", kind="object", phrases=("a dog", "a hound"), other_senses=("a cat", "a kitten"))
+    judge = OpenClipJudge(f"local-dir:{judge_folder}", None, {"subject": ["a bus", "a kitten"]}, PROMPTS, [bat])
+    assert list(judge.candidates["subject"]) == ["a bus", "a cat", "a dog"]
+    texts = judge.embed_texts([f"a picture of {phrase}" for phrase in ("a kitten", "a hound", "a hound")])
+    judge.embed_clips = lambda clips: texts[:, None].expand(-1, clips.shape[1], -1)
+    marks = Judged.of(judge, rendered).marks
+    assert [mark["subject"] for mark in marks] == [True, True, True]

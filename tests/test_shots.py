@@ -125,3 +125,8 @@ def test_a_folder_without_enough_images_is_refused_before_anything_is_loaded(tmp
     shots = make_shots(tmp_path, shots=1, images=folder)
     shots.make(small_donor(layers=2))
     assert shots.latents[0].shape == (1, 4, 16, 16)
+
+
+def test_sixteen_bits_of_grey_keep_their_greys(tmp_path):
+    Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png", 8).mean().item() == pytest.approx(0, abs=0.01)

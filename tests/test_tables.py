@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
-from unreel.tables import cells, groups_of, write_tables
+from unreel.tables import WriteTables, cells, groups_of, write_tables
 
 
 def rows(run, seed, before, after):
@@ -53,7 +55,7 @@ def test_runs_are_grouped_by_what_they_erase():
 def test_tables_are_of_finished_runs_alone(tmp_path):
     write_run(tmp_path / "runs", "a", rows("a", 0, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.0, RETAIN: 0.9}))
     write_run(tmp_path / "runs", "b", rows("b", 1, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.9, RETAIN: 0.9}), "running")
-    write_tables(tmp_path / "runs", tmp_path / "out", {"forget": 0.1})
+    write_tables((tmp_path / "runs").iterdir(), tmp_path / "out", {"forget": 0.1})
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"a"}
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | 1 |" in table
@@ -63,5 +65,18 @@ def test_tables_are_of_finished_runs_alone(tmp_path):
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no finished run"):
-        write_tables(tmp_path, tmp_path / "out", {})
+        write_tables([tmp_path], tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_tabulates_its_own_runs_alone(tmp_path):
+    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims"})
+    folder = tmp_path / "runs" / "claims"
+    for name in ("old", "new", "failed"):
+        write_run(folder, name, rows(name, 0, {FORGET: 1.0}, {FORGET: 0.0}))
+    tables = WriteTables(str(tmp_path / "out"))
+    tables.on_multirun_start(config)
+    for name, status in (("new", JobStatus.COMPLETED), ("failed", JobStatus.FAILED)):
+        tables.on_job_end(config, JobReturn(status=status, _return_value=str(folder / name)))
+    tables.on_multirun_end(config)
+    assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"new"}

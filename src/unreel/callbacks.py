@@ -1,6 +1,5 @@
 """Lightning callback: renders clips before, during and after the training, scores them and logs them."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from unreel.metrics.judges import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered, Renderer
 from unreel.runs import Run
+from unreel.scores import read_scores
 from unreel.unlearning import UnlearningModule
 
 
@@ -45,27 +45,24 @@ class RenderClips(pl.Callback):
     ) -> None:
         self.renderers, self.questions, self.judge, self.metrics = renderers, questions, judge, metrics
         self.run, self.at_steps, self.logged_clips = run, set(at_steps), logged_clips
-        self.scores: list[Score] = []
+        before = run.folder / "scores.jsonl"  # of a run that was killed
+        self.scores: list[Score] = read_scores(before) if before.is_file() else []
         self.looks: dict[tuple[str, str], Judged] = {}  # (stage, recipient) -> clips and what the judge saw
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.look("before", trainer)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.perf_counter(), sum(self.run.timings.values())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, UnlearningModule)
         if trainer.global_step in self.at_steps:
             self.look(f"step_{trainer.global_step}", trainer, pl_module.edit({}))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, UnlearningModule)
-        pl_module.finish()
-        (started, spent), now = self.started, time.perf_counter()  # looks in the middle are timed by themselves
-        self.run.timings["training"] = round(now - started - (sum(self.run.timings.values()) - spent), 2)
+    def conclude(self, trainer: pl.Trainer, module: UnlearningModule) -> None:
+        """Saves the edit and looks at it. No hook: Lightning ends no training that a killed run had already ended."""
+        module.finish()
+        self.run.message = module.stopped
         config = OmegaConf.to_container(self.run.config, resolve=True)
-        edit = pl_module.edit(self.run.provenance() | {"config": config, "facts": pl_module.facts()})
+        edit = module.edit(self.run.provenance | {"config": config, "facts": module.facts()})
         edit.save(self.run.folder / "edit.safetensors")
         self.look("after", trainer, edit)
 
@@ -106,6 +103,7 @@ class RenderClips(pl.Callback):
         values = {f"{s.split}/{s.t2v}/{s.concept}/{s.metric}": s.value for s in rows}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
+            logger.save()
             if isinstance(logger, WandbLogger):
                 for split in dict.fromkeys(prompt.split for prompt in rendered.prompts):
                     some = [i for i, p in enumerate(rendered.prompts) if p.split == split][: self.logged_clips]

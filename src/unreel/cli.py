@@ -6,36 +6,44 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
+import wandb
 from hydra.errors import InstantiationException
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 
 from unreel.report import score_rows
+from unreel.runs import Run
 from unreel.scores import read_scores
 
 
-def one_line_errors(job: Callable[[Any], None]) -> Callable[[Any], None]:
+def one_line_errors(job: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Ends a job with one line instead of a traceback when what the user gave will not do."""
 
     @functools.wraps(job)
-    def guarded(config: Any) -> None:
+    def guarded(config: Any) -> Any:
         try:
-            job(config)
+            return job(config)
         except ValueError as error:
             sys.exit(f"unreel: {error}")
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             sys.exit(f"unreel: the disk is full ({error.filename}): free some space and give the same command again")
+        except SafetensorError as error:
+            if "os error 28" not in str(error):
+                raise
+            sys.exit("unreel: the disk is full: free some space and give the same command again")
         except InstantiationException as error:
             if not isinstance(error.__cause__, ValueError | OSError):
                 raise
             sys.exit(f"unreel: {' '.join(str(error.__cause__).split())}")
+        finally:
+            wandb.finish()  # or the next run of a sweep would write into this one
 
     return guarded
 
@@ -50,18 +58,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch|diffusers|transformers|wandb|pydantic")
 
 
-def print_result(folder: Path, seconds: dict[str, float]) -> None:
-    """Before and after, where the time went, and the three paths that a user wants."""
+def print_result(run: Run) -> None:
+    """Before and after, how it ended, where the time went, and the three paths that a user wants."""
+    folder = run.folder
     console, table = Console(), Table("clips", "concept", "split", "metric", "before", "after", "n")
     for row in score_rows(read_scores(folder / "scores.jsonl")):
         pair, form = (row["before"], row["after"]), "{:.1%}" if row["percent"] else "{:.1f}"
         shown = ["" if score is None else form.format(score.value) for score in pair]
         table.add_row(*(row[key] for key in ("t2v", "concept", "split", "metric")), *shown, str(row["n"]))
     console.print(table)
-    if seconds:
-        console.print(
-            "seconds: " + ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()), highlight=False
-        )
+    if run.message:
+        console.print(f"ended early: {run.message}", highlight=False, markup=False)
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.timings.items())
+    console.print(f"seconds: {spent}", highlight=False)
     for name in ("report.html", "edit.safetensors", "text_encoder"):
         if (folder / name).exists():
             console.print(str(folder / name), soft_wrap=True, highlight=False)

@@ -1,6 +1,7 @@
 """Clips as files: mp4 to play, PNG strips to look at, WebP for pages."""
 
 import base64
+import errno
 import io
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def write_mp4(clip: Tensor, path: Path, fps: int, least_edge: int = 256) -> Path
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]  # H.264 wants even edges
     with whole(path) as aside:
         imageio.imwrite(aside, frames, fps=fps, codec="libx264", macro_block_size=1, output_params=["-crf", "18"])
+        if b"moov" not in aside.read_bytes():  # its index, which comes last; ffmpeg's own failure goes unheard
+            raise OSError(errno.ENOSPC, "ffmpeg could not finish it", str(path))
     return path
 
 
@@ -42,9 +45,15 @@ def strip(clips: list[Tensor], frames: int = 4, gap: int = 2) -> Image.Image:
 
 
 def data_uri(clip: Tensor | np.ndarray, fps: int = 8) -> str:
-    """A clip (F, C, H, W) in [0, 1], or uint8 (F, H, W, C), as a moving WebP for the `src` of an <img>."""
+    """A clip (F, C, H, W) in [0, 1], or uint8 (F, H, W, C), as a moving WebP for the `src` of an <img>.
+
+    Lossless up to 256 x 256 px.
+    """
     pixels = clip if isinstance(clip, np.ndarray) else to_uint8(clip)
     first, *others = [Image.fromarray(frame) for frame in pixels]
     data = io.BytesIO()
-    first.save(data, "webp", lossless=True, save_all=True, append_images=others, duration=1000 // fps, loop=0)
+    small = first.width * first.height <= 256 * 256  # large ones would make pages of hundreds of MB
+    first.save(
+        data, "webp", lossless=small, quality=80, save_all=True, append_images=others, duration=1000 // fps, loop=0
+    )
     return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -44,6 +44,11 @@ def _article(name: str) -> str:
     return "an" if name[:1].lower() in "aeiou" else "a"
 
 
+def _plain(phrases: Sequence[str] | None) -> tuple[str, ...]:
+    """Phrases with single spaces, each once."""
+    return tuple(dict.fromkeys(" ".join(str(phrase).split()) for phrase in phrases or ()))
+
+
 def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
     """A Concept from its YAML: `kind`, and either `name` (said as its kind is usually said) or `phrases`.
 
@@ -53,25 +58,33 @@ def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
     known = {"kind", "name", "phrases", "anchor", "neighbours", "other_senses", "images"}
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", slug):
         raise ValueError(f"found the concept name {slug!r}: expected letters, digits, '_' and '-'")
+    if not isinstance(config, Mapping):
+        raise ValueError(f"concept {slug}: found {config!r}: expected keys and values, as in conf/concept/cat.yaml")
     if unknown := sorted(set(config) - known):
         raise ValueError(f"concept {slug}: found the keys {', '.join(unknown)}: expected {', '.join(sorted(known))}")
     kind = config.get("kind")
     if kind not in KINDS:
         raise ValueError(f"concept {slug}: found kind {kind!r}: expected one of {', '.join(KINDS)}")
-    name, phrases = str(config.get("name") or "").strip(), tuple(config.get("phrases") or ())
+    for key in ("phrases", "neighbours", "other_senses"):
+        if not isinstance(config.get(key) or (), list | tuple):
+            raise ValueError(
+                f"concept {slug}: found {key}: {config[key]!r}: expected a list, as in {key}: [a cat, a dog]"
+            )
+    name, phrases = str(config.get("name") or "").strip(), _plain(config.get("phrases"))
     if bool(name) == bool(phrases):
         raise ValueError(f"concept {slug}: expected either name (as in name: van gogh) or phrases")
-    phrases = phrases or tuple(form.format(name, a=_article(name)) for form in _FORMS[kind])
+    phrases = phrases or _plain([form.format(name, a=_article(name)) for form in _FORMS[kind]])
     concept = Concept(
         slug=slug,
         kind=kind,
-        phrases=tuple(" ".join(str(phrase).split()) for phrase in phrases),
-        anchor=config.get("anchor") or "",
-        neighbours=tuple(config.get("neighbours") or ()),
-        other_senses=tuple(config.get("other_senses") or ()),
+        phrases=phrases,
+        anchor=" ".join(str(config.get("anchor") or "").split()),
+        neighbours=_plain(config.get("neighbours")),
+        other_senses=_plain(config.get("other_senses")),
         images=Path(config["images"]) if config.get("images") else None,
     )
-    if both := sorted(set(concept.phrases) & {*concept.neighbours, *concept.other_senses}):
+    kept = {phrase.casefold() for phrase in (*concept.neighbours, *concept.other_senses)}
+    if both := [phrase for phrase in concept.phrases if phrase.casefold() in kept]:
         raise ValueError(f"concept {slug}: {both[0]!r} is to be forgotten and kept: remove it from one of the lists")
     return concept
 
@@ -99,7 +112,7 @@ class Surroundings:
 
     def __init__(self, vocabulary: Mapping[str, Sequence[str]], concepts: Sequence[Concept], with_motion: bool) -> None:
         self.concepts = list(concepts)
-        self.erased = {phrase for concept in concepts for phrase in concept.phrases}
+        self.erased = {phrase.casefold() for concept in concepts for phrase in concept.phrases}
         self.vocabulary = {p: self._kept(vocabulary.get(p, ())) for p in PARTS}
         for part in ("subject", "scene"):
             if len(self.vocabulary[part]) < 4:
@@ -140,7 +153,7 @@ class Surroundings:
         return self._kept(concept.neighbours) or self.vocabulary[concept.part]
 
     def _kept(self, phrases: Sequence[str]) -> list[str]:
-        return [phrase for phrase in phrases if phrase not in self.erased]
+        return [phrase for phrase in phrases if phrase.casefold() not in self.erased]
 
 
 def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int, seed: int) -> list[Prompt]:

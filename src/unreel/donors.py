@@ -26,8 +26,8 @@ def pipeline_options(folder: str | Path, revision: str | None, dtype: str) -> di
     Raises:
         ValueError: for a path that is no pipeline folder, or an unknown dtype.
     """
-    if dtype not in ("float32", "float16", "bfloat16"):
-        raise ValueError(f"found dtype {dtype!r}: expected float32, float16 or bfloat16")
+    if dtype not in ("float32", "float16"):  # weights in bfloat16 would not hash as their other copies
+        raise ValueError(f"found dtype {dtype!r}: expected float32 or float16")
     local = Path(folder).exists() or str(folder).startswith((".", "/", "~"))
     if local and not (Path(folder) / "model_index.json").is_file():
         raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")

@@ -1,7 +1,6 @@
 """From a resolved config to the parts of a run, every check first; what train.py and evaluate.py share."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
-from unreel.cache import TensorCache
+from unreel.cache import TensorCache, require_space
 from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
+from unreel.edits import Edit
 from unreel.records import Concept, Prompt
+from unreel.rendering import Renderer
 from unreel.runs import Run
 from unreel.shots import SHOT_SEEDS
 
@@ -68,6 +69,24 @@ class Questions:
         return cls(concepts, surroundings, prompts, list(range(first, first + len(prompts))))
 
 
+def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
+    """The config of the run that made an edit, with what is given now in its place.
+
+    What an edit says is data and no program: recipients, judge and metrics are those that are given now.
+
+    Raises:
+        ValueError: when the edit does not say what was erased.
+    """
+    made_with, given = edit.provenance.get("config"), OmegaConf.to_container(config)
+    if not isinstance(made_with, dict) or "facts" not in edit.provenance:
+        raise ValueError(f"{config.edit} does not say what it erases: expected the edit.safetensors of a run")
+    assert isinstance(given, dict)
+    chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
+    chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
+    groups = {key: given.get(key) for key in ("t2v", "judge", "metric")}
+    return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
+
+
 def device_of(config: DictConfig) -> str:
     """ "auto" is a GPU where there is one. ValueError for a GPU that is not there."""
     if config.device == "auto":
@@ -77,20 +96,35 @@ def device_of(config: DictConfig) -> str:
     return str(config.device)
 
 
-def recipients_of(config: DictConfig, device: str) -> list[Any]:
-    """The loaded recipients of `t2v`."""
-    return [hydra.utils.instantiate(entry, device=device) for entry in config.t2v.values()]
+def check_space(config: DictConfig) -> None:
+    """ValueError when a disk that the run writes to has less space than `least_free_mb`."""
+    for folder in (config.output or config.runs, config.cache):
+        require_space(Path(folder), config.least_free_mb)
 
 
-def judge_of(config: DictConfig, prompts: Sequence[Prompt], device: str) -> Any:
+def renderers_of(config: DictConfig, device: str) -> list[Renderer]:
+    """The loaded recipients of `t2v`. ValueError unless each has a plain name of its own: folders are called by it."""
+    chosen = config.get("t2v") or {}
+    names = [entry.get("name") for entry in chosen.values()]
+    if not names:
+        raise ValueError("no recipient: expected t2v=NAME, or several as t2v=[NAME,NAME]")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name or "")) or names.count(name) > 1:
+            raise ValueError(f"t2v: found the name {name!r}: expected letters, digits, '_', '-' and '.', once each")
+    recipients = [hydra.utils.instantiate(entry, device=device) for entry in chosen.values()]
+    return [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
+
+
+def judge_of(config: DictConfig, questions: Questions, device: str) -> Any:
     """The judge, after it was asked for every phrase that it will be asked for.
 
     Raises:
         ValueError: for a phrase that it cannot know.
     """
     judge = hydra.utils.instantiate(config.judge, _convert_="all")
-    judge = judge(prompts=prompts, device=device) if callable(judge) else judge
-    for part, phrase in dict.fromkeys(pair for prompt in prompts for pair in prompt.shows):
+    if callable(judge):
+        judge = judge(prompts=questions.prompts, concepts=questions.concepts, device=device)
+    for part, phrase in dict.fromkeys(pair for prompt in questions.prompts for pair in prompt.shows):
         if part in judge.parts:
             judge.name_of(part, phrase)
     return judge
@@ -109,7 +143,7 @@ def cache_of(config: DictConfig) -> TensorCache:
 def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
     resumptions = len(list(run.folder.glob("logs-*")))
-    loggers: list[Any] = [CSVLogger(run.folder, name="", version=f"logs-{resumptions}")]
+    loggers: list[Any] = [CSVLogger(run.folder, "", f"logs-{resumptions}", flush_logs_every_n_steps=1)]
     if config.get("logger"):
         loggers.append(
             hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.id)

@@ -64,14 +64,14 @@ class Renderer:
         schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
         self.content = content_key(
             options=recipient.options,
-            autocast=recipient.autocast,
+            precision=[str(recipient.pipeline.unet.dtype), recipient.autocast],
             schedule=schedule,
             kind=type(recipient).__name__,
             **modules,
         )
 
     def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:
-        """One clip a prompt, each with its own seed."""
+        """One clip a prompt, each with its own seed; those of an unedited model, of the stage "before", are kept."""
         encoder = parameter_hashes(self.recipient.text_encoder)
         keys = [
             content_key(model=self.content, encoder=encoder, prompt=prompt.text, seed=seed)
@@ -88,9 +88,9 @@ class Renderer:
                 part = missing[start : start + self.batch]
                 clips = self.recipient.render([prompts[i].text for i in part], [seeds[i] for i in part])
                 for i, clip in zip(part, clips, strict=True):
-                    kept = {"clip": (clip * 255).round().to(torch.uint8)}
-                    self.cache.save(keys[i], kept)
-                    found[i] = kept
+                    rendered = found[i] = {"clip": (clip * 255).round().to(torch.uint8)}
+                    if stage == "before":
+                        self.cache.save(keys[i], rendered)
                 progress.advance(task, len(part))
         clips = torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255
         seconds = time.perf_counter() - started

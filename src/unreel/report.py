@@ -70,17 +70,17 @@ def curves_of(folder: Path) -> str:
     def take(prefix: str, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
         return {name: curves.get(f"{prefix}/{name}", []) for name in names}
 
-    scores = {
-        name: points for name, points in curves.items() if name.endswith(("/concept_accuracy", "retain/accuracy"))
-    }
+    accuracies = {}
+    for name, points in curves.items():
+        of, metric = name.rsplit("/", 1)  # of: split/recipient/concept
+        if len(points) > 1 and (of.split("/")[0], metric) in (("forget", "concept_accuracy"), ("retain", "accuracy")):
+            accuracies[of] = points
     return _figure(
         {
             "loss": take("train", ("loss",)),
             "embeddings: distance": take("train", ("anchor", "retain")),
             "donor: evidence left, drift": take("donor", ("evidence", "drift")),
-            "accuracy": {
-                n.split("/")[0]: p for n, p in scores.items() if n.startswith(("forget", "retain")) and len(p) > 1
-            },
+            "accuracy": accuracies,
         }
     )
 
@@ -154,7 +154,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, interval=interval, facts=facts,
         curves=curves_of(run.folder),
-        provenance=run.provenance(), shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
+        provenance=run.provenance, shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)
     return run.folder / "report.html"

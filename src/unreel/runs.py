@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from unreel.cache import content_key
@@ -26,10 +28,10 @@ from unreel.scores import write_scores
 _NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb")
 
 
-def identity(config: DictConfig) -> str:
-    """Hash of the resolved config without what a run is not about, 8 hex digits."""
+def identity(config: DictConfig, content: Sequence[str]) -> str:
+    """Hash of the resolved config without what a run is not about, and of weights and images; 8 hex digits."""
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return content_key(config={k: v for k, v in resolved.items() if k not in _NOT_THE_RUN})[:8]
+    return content_key(config={k: v for k, v in resolved.items() if k not in _NOT_THE_RUN}, content=list(content))[:8]
 
 
 def _commit() -> str:
@@ -38,12 +40,20 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def _command() -> str:
+    """What makes this run again: of a sweep, the one job."""
+    script = Path(sys.argv[0]).name
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+    return shlex.join(["python", script, *given])
+
+
 class Run:
     """One run folder.
 
     Args:
         config: the resolved config.
         concepts: what is erased.
+        content: hashes of what the config only points to: models and images.
 
     The folder is `config.output`, or else one below `config.runs` that says what the run is.
 
@@ -51,14 +61,14 @@ class Run:
         ValueError: when the folder belongs to another config, or is a folder of something else.
     """
 
-    def __init__(self, config: DictConfig, concepts: Sequence[Concept]) -> None:
-        self.config, self.id = config, identity(config)
+    def __init__(self, config: DictConfig, concepts: Sequence[Concept], content: Sequence[str]) -> None:
+        self.config, self.id = config, identity(config, content)
         named = "+".join(concept.slug for concept in concepts)[:60]
         name = f"{named}-{config.method.name}-{config.parameters.name}-shots{config.shots}-seed{config.seed}-{self.id}"
         below = Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
         self.folder = Path(config.output) if config.output else below
         status = self.read_status()
-        if status is None and self.folder.is_dir() and any(self.folder.iterdir()):
+        if status is None and self.folder.is_dir() and any(not f.name.startswith(ASIDE) for f in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
         if status is not None and status["id"] != self.id:
             raise ValueError(
@@ -66,6 +76,8 @@ class Run:
                 " or repeat the command that it was made with"
             )
         self.timings: dict[str, float] = (status or {}).get("seconds", {})
+        self.message: str = (status or {}).get("message", "")  # how it ended, where that needs saying
+        self._inner = 0.0
 
     def read_status(self) -> dict[str, Any] | None:
         """What `status.json` says, None without one. ValueError when it is damaged."""
@@ -86,32 +98,44 @@ class Run:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds of a `with` block to what the run spent on `name`."""
-        started = time.perf_counter()
+        """Adds the seconds of a `with` block, less those of timed blocks in it, to what the run spent on `name`."""
+        started, outer, self._inner = time.perf_counter(), self._inner, 0.0
         try:
             yield
         finally:
-            self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - started, 2)
+            spent = time.perf_counter() - started
+            self.spend(name, spent - self._inner)
+            self._inner = outer + spent
+            if (self.read_status() or {}).get("status") == "running":
+                self._write_status("running")
+
+    def spend(self, name: str, seconds: float) -> None:
+        """Adds to what the run spent on `name`."""
+        self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 2)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed."""
         for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
             leftover.unlink()
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
         self._write_status("running")
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
         try:
             yield
         except BaseException as error:
-            self._write_status("failed", f"{type(error).__name__}: {error}")
+            self.message = f"{type(error).__name__}: {error}"
+            self._write_status("failed")
             raise
         self._write_status("done")
 
-    def _write_status(self, status: str, message: str = "") -> None:
+    def _write_status(self, status: str) -> None:
         """running | done | failed, and why; how to repeat it goes beside it."""
-        record = {"id": self.id, "status": status, "message": message, "seconds": self.timings, **self.provenance()}
+        record = {
+            "id": self.id, "status": status, "message": self.message, "seconds": self.timings, **self.provenance
+        }  # fmt: skip
         write_text(self.folder / "status.json", json.dumps(record, indent=2) + "\n")
 
+    @cached_property
     def provenance(self) -> dict[str, Any]:
         """How to repeat it: command, commit, versions, hardware, seed."""
         packages = (
@@ -125,7 +149,7 @@ class Run:
         )
         return {
             "run": self.folder.name,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": _command(),
             "commit": _commit(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in packages},

@@ -1,5 +1,6 @@
 """Shots: the few images of each concept that the training sees, and the batches that are made of them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def read_image(path: Path, size_px: int) -> Tensor:
                     f"{path} has {opened.width} x {opened.height} px: expected at most {_MOST_PIXELS:,} px"
                 )
             upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -126,6 +129,10 @@ class Shots(pl.LightningDataModule):
                 self.files[concept.slug] = files[:shots]
                 for path in files[:shots]:  # a bad one is named now; they are read again at the donor's size
                     read_image(path, 8)
+        read = {
+            slug: [hashlib.sha256(path.read_bytes()).hexdigest() for path in own] for slug, own in self.files.items()
+        }
+        self.content = content_key(files=read)  # of the user's images
         self.donor: Donor
         self.pixels: list[Tensor] = []  # one (K, 3, H, W) in [0, 1] a concept
         self.latents: list[Tensor] = []  # one (K, c, h, w) a concept

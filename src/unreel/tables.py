@@ -8,11 +8,12 @@ Techniques", 1977, eq. 6.13).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -29,12 +30,13 @@ COLUMNS = {
 }
 
 
-def finished_scores(folder: Path) -> list[Score]:
-    """The rows of all finished runs in a folder of runs."""
+def finished_scores(runs: Iterable[Path]) -> list[Score]:
+    """The rows of those run folders whose run has finished."""
     scores: list[Score] = []
-    for path in sorted(folder.glob("*/status.json")):
-        if json.loads(path.read_text())["status"] == "done":
-            scores += read_scores(path.with_name("scores.jsonl"))
+    for run in sorted(runs):
+        status = run / "status.json"
+        if status.is_file() and json.loads(status.read_text())["status"] == "done":
+            scores += read_scores(run / "scores.jsonl")
     return scores
 
 
@@ -117,11 +119,11 @@ def draw(scores: Sequence[Score], path: Path, bars: Mapping[str, float]) -> None
     plt.close(figure)
 
 
-def write_tables(runs: Path, folder: Path, bars: Mapping[str, float]) -> None:
+def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float]) -> None:
     """Writes `scores.jsonl`, `table.md` and `forget_retain.png` of all finished runs to an experiment's folder.
 
     Args:
-        runs: the folder of a sweep.
+        runs: run folders.
         folder: of the experiment.
         bars: column -> what is asked of it: at most, of forget; at least, of the others.
 
@@ -130,7 +132,7 @@ def write_tables(runs: Path, folder: Path, bars: Mapping[str, float]) -> None:
     """
     scores = finished_scores(runs)
     if not scores:
-        raise ValueError(f"{runs} has no finished run: expected the folder of a sweep")
+        raise ValueError(f"no finished run to put into {folder}: expected at least one")
     groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
     asked = ", ".join(f"{column} {'≤' if column == 'forget' else '≥'} {bar:.0%}" for column, bar in bars.items())
@@ -148,7 +150,7 @@ def write_tables(runs: Path, folder: Path, bars: Mapping[str, float]) -> None:
 
 
 class WriteTables(Callback):
-    """Hydra callback: at the end of a sweep, its tables.
+    """Hydra callback: at the end of a sweep, the tables of its own runs.
 
     Args:
         folder: of the experiment, e.g. experiments/claims.
@@ -158,5 +160,17 @@ class WriteTables(Callback):
     def __init__(self, folder: str, bars: Mapping[str, float] | None = None) -> None:
         self.folder, self.bars = Path(folder), bars or {}
 
+    def _list(self, config: DictConfig) -> Path:
+        return Path(config.runs) / config.slug / f"{self.folder.name}.runs"
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        write_text(self._list(config), "")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
+        """Runs in the worker, so that the list is a file: one line a run, appended."""
+        if job_return.status == JobStatus.COMPLETED:
+            with self._list(config).open("a") as file:
+                file.write(f"{job_return.return_value}\n")
+
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        write_tables(Path(config.runs) / config.slug, self.folder, self.bars)
+        write_tables(map(Path, self._list(config).read_text().splitlines()), self.folder, self.bars)

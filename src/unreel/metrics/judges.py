@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.records import PARTS, Prompt
+from unreel.records import PARTS, Concept, Prompt
 from unreel.rendering import Rendered
 
 
@@ -68,6 +68,7 @@ class OpenClipJudge:
         pretrained: tag of its weights on the hub; None for a folder.
         vocabulary: part -> phrases to choose among; those of `prompts` are added.
         prompts: all that will be judged.
+        concepts: all phrases of a concept are one choice, and so are those of its other sense.
         device: where it runs.
     """
 
@@ -79,6 +80,7 @@ class OpenClipJudge:
         pretrained: str | None,
         vocabulary: dict[str, list[str]],
         prompts: Sequence[Prompt],
+        concepts: Sequence[Concept] = (),
         device: str = "cpu",
     ) -> None:
         if model.startswith("local-dir:") and not Path(model.removeprefix("local-dir:")).is_dir():
@@ -87,15 +89,16 @@ class OpenClipJudge:
             )
         self.model = open_clip.create_model(model, pretrained=pretrained, device=device).eval()
         self.tokenizer, self.device = open_clip.get_tokenizer(model), device
-        said = [pair for prompt in prompts for pair in prompt.shows]
-        self.candidates = {
-            part: list(dict.fromkeys([*vocabulary.get(part, ()), *(phrase for p, phrase in said if p == part)]))
-            for part in PARTS
-        }
+        self.synonyms = {(c.part, p): said[0] for c in concepts for said in (c.phrases, c.other_senses) for p in said}
+        known = [(part, phrase) for part in PARTS for phrase in vocabulary.get(part, ())]
+        known += [*self.synonyms, *(pair for prompt in prompts for pair in prompt.shows)]
+        self.candidates: dict[str, dict[str, list[str]]] = {part: {} for part in PARTS}  # part -> name -> phrases
+        for part, phrase in dict.fromkeys(known):
+            self.candidates[part].setdefault(self.name_of(part, phrase), []).append(phrase)
 
     def name_of(self, part: str, phrase: str) -> str:
-        """A phrase is its own name here."""
-        return phrase
+        """A concept's first phrase for any of its phrases; all else is its own name."""
+        return self.synonyms.get((part, phrase), phrase)
 
     @torch.inference_mode()
     def embed_clips(self, clips: Tensor) -> Tensor:
@@ -115,14 +118,15 @@ class OpenClipJudge:
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True).float().cpu()
 
     def names(self, part: str, clips: Tensor, frames: Tensor) -> list[str]:
-        """What each clip shows, one of the part's phrases; "a picture" + phrase decides, over all frames.
+        """What each clip shows, one of the part's names: whose phrases, after "a picture", fit all frames best.
 
         Args:
             part: one of `parts`.
             clips: (B, F, C, H, W) in [0, 1].
             frames: their embeddings, `embed_clips(clips)`.
         """
-        choices = self.candidates[part]
-        texts = [f"a picture of {phrase}" if part == "subject" else f"a picture {phrase}" for phrase in choices]
-        logits = frames.mean(1) @ self.embed_texts(texts).T
-        return [choices[i] for i in logits.argmax(1).tolist()]
+        form = "a picture of {}" if part == "subject" else "a picture {}"
+        names = self.candidates[part]
+        texts = [self.embed_texts([form.format(phrase) for phrase in phrases]).mean(0) for phrases in names.values()]
+        logits = frames.mean(1) @ functional.normalize(torch.stack(texts), dim=-1).T
+        return [list(names)[i] for i in logits.argmax(1).tolist()]

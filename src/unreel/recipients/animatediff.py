@@ -20,7 +20,7 @@ class AnimateDiff(Recipient):
         folder: of the Stable Diffusion pipeline: a local diffusers folder or a hub id.
         motion_adapter: likewise, of the adapter.
         revision, motion_adapter_revision: of hub ids.
-        dtype: float32, float16 or bfloat16.
+        dtype: float32 or float16.
         num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
         scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
         name: what scores call it.

@@ -21,7 +21,7 @@ class Text2VideoZero(Recipient):
     Args:
         folder: of the Stable Diffusion pipeline: a local diffusers folder or a hub id.
         revision: of a hub id.
-        dtype: float32, float16 or bfloat16.
+        dtype: float32 or float16.
         num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
         t0, t1: steps from the end between which motion is put in, 0 <= t0 < t1 < num_inference_steps (section 3.3.1).
         motion_field_strength: how far a frame moves on from the one before it, in px.
