@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,13 +44,14 @@ def one_line_errors(job: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 raise
             sys.exit(f"unreel: {' '.join(str(error.__cause__).split())}")
         finally:
-            wandb.finish()  # or the next run of a sweep would write into this one
+            wandb.finish()  # or, after an error, the next run of a sweep would write into this one
 
     return guarded
 
 
 def quiet_libraries() -> None:
     """Their bars and warnings are about things that we set on purpose."""
+    os.environ.setdefault("WANDB_QUIET", "true")
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -60,13 +62,16 @@ def quiet_libraries() -> None:
 
 def print_result(run: Run) -> None:
     """Before and after, how it ended, where the time went, and the three paths that a user wants."""
+    wandb.finish()  # its own last words come first
     folder = run.folder
-    console, table = Console(), Table("clips", "concept", "split", "metric", "before", "after", "n")
+    console, tables = Console(), dict[str, Table]()
     for row in score_rows(read_scores(folder / "scores.jsonl")):
-        pair, form = (row["before"], row["after"]), "{:.1%}" if row["percent"] else "{:.1f}"
-        shown = ["" if score is None else form.format(score.value) for score in pair]
-        table.add_row(*(row[key] for key in ("t2v", "concept", "split", "metric")), *shown, str(row["n"]))
-    console.print(table)
+        title = f"{row['concept']} in clips of {row['t2v']}"
+        table = tables.setdefault(title, Table("split", "metric", "before", "after", "clips", title=title))
+        form = "{:.1%}" if row["percent"] else "{:.1f}"
+        shown = ["" if score is None else form.format(score.value) for score in (row["before"], row["after"])]
+        table.add_row(row["split"], row["metric"], *shown, str(row["n"]))
+    console.print(*tables.values())
     if run.message:
         console.print(f"ended early: {run.message}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.timings.items())
