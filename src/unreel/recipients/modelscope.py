@@ -18,7 +18,7 @@ class ModelScope(Recipient):
     Args:
         folder: a local diffusers folder or a hub id.
         revision: of a hub id.
-        dtype: float32, float16 or bfloat16.
+        dtype: float32 or float16.
         num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
         name: what scores call it.
         device: where it runs.

@@ -7,7 +7,8 @@ al., "AnimateDiff", 2023, arXiv 2307.04725, section 4. Departures: the drawn wor
 latent pixels weigh more, or the texture of the styles is nearly all of the loss; in the motion stage the spatial
 weights keep learning, from clips through the motion modules and from stills without them, so that motion words reach
 the features that the motion modules see, and noisy timesteps, where motion is decided, are drawn more often. The UNet3D
-starts from the T2I and learns all of its weights, as Jiuniu Wang et al., ModelScope, 2023, arXiv 2308.06571.
+starts from the T2I and learns all of its weights, from clips and from stills as clips of one frame, as Jiuniu Wang et
+al., ModelScope, 2023, arXiv 2308.06571, section 3.3.
 """
 
 import numpy as np
@@ -130,13 +131,16 @@ def still_loss(
     batch: int,
     rng: np.random.Generator,
     generator: torch.Generator,
+    as_clips: bool = False,
 ) -> Tensor:
-    """Denoising loss on one random frame of `batch` random clips."""
+    """Denoising loss on one random frame of `batch` random clips; `as_clips`: the denoiser wants clips of one frame."""
     device = next(unet.parameters()).device
     indices = rng.choice(len(data.latents), batch, replace=False)
     frames = rng.integers(data.latents.shape[1], size=batch)
     latents = data.latents[indices, frames].float().to(device)
     masks = data.masks[indices, frames].float().to(device)[:, None]
+    if as_clips:
+        latents, masks = latents.unsqueeze(2), masks.unsqueeze(2)
     prompt_embeds = data.encode_prompt(indices, rng, 0.08, device)
     return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator)
 
@@ -195,17 +199,23 @@ def clip_loss(
 
 
 class TextToVideo3D(Stage):
-    """Trains `video_unet`, every weight of it, on clips.
+    """Trains `video_unet`, every weight of it, on clips and on stills.
 
     Weights that the T2I UNet has by the same name and shape start from there; what moves between frames starts as
     identity.
     """
 
     def __init__(
-        self, data: Conditioning, unet: UNet2DConditionModel, channels: list[int], head_dim: int, **stage: float
+        self,
+        data: Conditioning,
+        unet: UNet2DConditionModel,
+        channels: list[int],
+        head_dim: int,
+        stills: int,
+        **stage: float,
     ) -> None:
         super().__init__(**stage)  # type: ignore[arg-type]
-        self.data, self.scheduler = data, noise_scheduler()
+        self.data, self.scheduler, self.stills = data, noise_scheduler(), stills
         self.video_unet = UNet3DConditionModel(
             sample_size=unet.config.sample_size,
             in_channels=unet.config.in_channels,
@@ -229,4 +239,6 @@ class TextToVideo3D(Stage):
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = int(self.hparams["batch"])
-        return {"loss": clip_loss(self.video_unet, self.scheduler, self.data, batch, rng, generator, False)}
+        clips = clip_loss(self.video_unet, self.scheduler, self.data, batch, rng, generator, per_frame=False)
+        stills = still_loss(self.video_unet, self.scheduler, self.data, self.stills, rng, generator, as_clips=True)
+        return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}
