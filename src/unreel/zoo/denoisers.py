@@ -1,17 +1,21 @@
-"""Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips.
+"""Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips,
+and on clips alone a UNet3D of the ModelScope family.
 
 Reference: Rombach et al. 2022 (arXiv 2112.10752), eq. 3, with v-prediction (Salimans & Ho 2022, arXiv 2202.00512,
 appendix D), all timesteps alike, so that the noisiest, where the caption decides, count as much as the others; Guo et
 al., "AnimateDiff", 2023, arXiv 2307.04725, section 4. Departures: the drawn world knows where its subject is, and those
 latent pixels weigh more, or the texture of the styles is nearly all of the loss; in the motion stage the spatial
 weights keep learning, from clips through the motion modules and from stills without them, so that motion words reach
-the features that the motion modules see, and noisy timesteps, where motion is decided, are drawn more often.
+the features that the motion modules see, and noisy timesteps, where motion is decided, are drawn more often. The UNet3D
+starts from the T2I and learns all of its weights, from clips and from stills as clips of one frame, as Jiuniu Wang et
+al., ModelScope, 2023, arXiv 2308.06571, section 3.3.
 """
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -127,13 +131,16 @@ def still_loss(
     batch: int,
     rng: np.random.Generator,
     generator: torch.Generator,
+    as_clips: bool = False,
 ) -> Tensor:
-    """Denoising loss on one random frame of `batch` random clips."""
+    """Denoising loss on one random frame of `batch` random clips; `as_clips`: the denoiser wants clips of one frame."""
     device = next(unet.parameters()).device
     indices = rng.choice(len(data.latents), batch, replace=False)
     frames = rng.integers(data.latents.shape[1], size=batch)
     latents = data.latents[indices, frames].float().to(device)
     masks = data.masks[indices, frames].float().to(device)[:, None]
+    if as_clips:
+        latents, masks = latents.unsqueeze(2), masks.unsqueeze(2)
     prompt_embeds = data.encode_prompt(indices, rng, 0.08, device)
     return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator)
 
@@ -166,12 +173,72 @@ class TextToVideo(Stage):
             model.set_attn_processor(AttnProcessor())  # as in TextToImage
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = int(self.hparams["batch"])
-        indices = rng.choice(len(self.data.latents), batch, replace=False)
-        latents = self.data.latents[indices].float().to(self.device).transpose(1, 2)  # (B, c, F, h, w)
-        masks = self.data.masks[indices].float().to(self.device)[:, None]
-        prompt_embeds = self.data.encode_prompt(indices, rng, 0.0, self.device)
-        per_frame = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)
-        clips = denoising_loss(self.motion_unet, self.scheduler, latents, masks, per_frame, generator, noisier_of=2)
+        clips = clip_loss(self.motion_unet, self.scheduler, self.data, int(self.hparams["batch"]), rng, generator, True)
         stills = still_loss(self.unet, self.scheduler, self.data, self.stills, rng, generator)
+        return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}
+
+
+def clip_loss(
+    unet: nn.Module,
+    scheduler: DDIMScheduler,
+    data: Conditioning,
+    batch: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    per_frame: bool,
+) -> Tensor:
+    """Denoising loss on `batch` random clips; `per_frame`: the denoiser wants its prompts once for every frame."""
+    device = next(unet.parameters()).device
+    indices = rng.choice(len(data.latents), batch, replace=False)
+    latents = data.latents[indices].float().to(device).transpose(1, 2)  # (B, c, F, h, w)
+    masks = data.masks[indices].float().to(device)[:, None]
+    prompt_embeds = data.encode_prompt(indices, rng, 0.0, device)
+    if per_frame:
+        prompt_embeds = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)
+    return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator, noisier_of=2)
+
+
+class TextToVideo3D(Stage):
+    """Trains `video_unet`, every weight of it, on clips and on stills.
+
+    Weights that the T2I UNet has by the same name and shape start from there; what moves between frames starts as
+    identity.
+    """
+
+    def __init__(
+        self,
+        data: Conditioning,
+        unet: UNet2DConditionModel,
+        channels: list[int],
+        head_dim: int,
+        stills: int,
+        **stage: float,
+    ) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.data, self.scheduler, self.stills = data, noise_scheduler(), stills
+        self.video_unet = UNet3DConditionModel(
+            sample_size=unet.config.sample_size,
+            in_channels=unet.config.in_channels,
+            out_channels=unet.config.out_channels,
+            block_out_channels=tuple(channels),
+            down_block_types=("DownBlock3D",) + ("CrossAttnDownBlock3D",) * (len(channels) - 1),
+            up_block_types=("CrossAttnUpBlock3D",) * (len(channels) - 1) + ("UpBlock3D",),
+            layers_per_block=unet.config.layers_per_block,
+            cross_attention_dim=unet.config.cross_attention_dim,
+            attention_head_dim=head_dim,
+            norm_num_groups=unet.config.norm_num_groups,
+        )
+        for module in self.video_unet.modules():
+            if isinstance(module, TransformerTemporalModel):  # as its temporal convolutions do by themselves
+                nn.init.zeros_(module.proj_out.weight)
+                nn.init.zeros_(module.proj_out.bias)
+        own = self.video_unet.state_dict()
+        fits = {name: w for name, w in unet.state_dict().items() if name in own and own[name].shape == w.shape}
+        self.video_unet.load_state_dict(fits, strict=False)
+        self.video_unet.set_attn_processor(AttnProcessor())  # as in TextToImage
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = int(self.hparams["batch"])
+        clips = clip_loss(self.video_unet, self.scheduler, self.data, batch, rng, generator, per_frame=False)
+        stills = still_loss(self.video_unet, self.scheduler, self.data, self.stills, rng, generator, as_clips=True)
         return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}

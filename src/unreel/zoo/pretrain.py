@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from unreel.files import whole
 from unreel.zoo.autoencoder import Autoencoder, encode_latents
 from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
-from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo
+from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo, TextToVideo3D
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.export import export_models, save_judge
 from unreel.zoo.judges import ContrastiveJudge, MotionClassification
@@ -108,6 +108,13 @@ def motion(cfg: DictConfig) -> None:
     stage.motion_unet.save_motion_modules(str(Path(cfg.work) / "motion" / "motion_adapter"))
 
 
+def unet3d(cfg: DictConfig) -> None:
+    unet = UNet2DConditionModel.from_pretrained(Path(cfg.work) / "motion" / "unet")
+    stage = TextToVideo3D(_conditioning(cfg), unet, **_options(cfg, "unet3d"))
+    _fit(stage, "unet3d", cfg)
+    stage.video_unet.save_pretrained(Path(cfg.work) / "unet3d" / "model")
+
+
 def judge(cfg: DictConfig) -> None:
     stage = ContrastiveJudge(_tokenizer(cfg), **_options(cfg, "judge") | {"seed": cfg.seed + 100})
     _fit(stage, "judge", cfg)
@@ -127,13 +134,13 @@ def export(cfg: DictConfig) -> None:
 
 STAGES = {
     "tokenizer": tokenizer, "text": text, "vae": vae, "latents": latents, "t2i": t2i, "motion": motion,
-    "judge": judge, "motion_judge": motion_judge, "export": export,
+    "unet3d": unet3d, "judge": judge, "motion_judge": motion_judge, "export": export,
 }  # fmt: skip
 
 
 NEEDS = {
     "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
-    "motion": ["t2i/model"], "judge": ["tokenizer/model"],
+    "motion": ["t2i/model"], "unet3d": ["motion/unet"], "judge": ["tokenizer/model"],
     "export": ["text/model", "vae/model", "motion/unet", "judge/model", "motion_judge/model"],
 }  # fmt: skip
 
