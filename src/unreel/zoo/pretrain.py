@@ -141,7 +141,7 @@ STAGES = {
 NEEDS = {
     "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
     "motion": ["t2i/model"], "unet3d": ["motion/unet"], "judge": ["tokenizer/model"],
-    "export": ["text/model", "vae/model", "motion/unet", "judge/model", "motion_judge/model"],
+    "export": ["text/model", "vae/model", "motion/unet", "unet3d/model", "judge/model", "motion_judge/model"],
 }  # fmt: skip
 
 
