@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
-from unreel.tables import WriteTables, cells, groups_of, write_tables
+from unreel.tables import WriteTables, cells, gap, groups_of, in_images, write_tables
 
 
 def rows(run, seed, before, after):
@@ -42,6 +42,17 @@ def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
     assert cells(scores[:2] + scores[2:4])["forget"] == "**0.0%** (80.0% before)"  # one run has no interval
     nothing = rows("a", 0, {RETAIN: 0.0}, {RETAIN: 0.0})
     assert cells(nothing)["retain"] == "0 before"
+
+
+def test_the_transfer_gap_is_what_clips_show_more_than_images_of_the_same_edit():
+    images = [
+        replace(s, t2v="stills") for run, left in (("a", 0.1), ("b", 0.0)) for s in rows(run, 0, {}, {FORGET: left})
+    ]
+    clips = rows("a", 0, {}, {FORGET: 0.1}) + rows("b", 0, {}, {FORGET: 0.2})
+    still = in_images([*images, *clips], "stills")
+    # gaps 0 and 0.2: mean 0.1, standard deviation 0.1414, 1.96 * 0.1414 / sqrt(2) = 0.196
+    assert gap(clips, still) == "**+10.0%** ± 19.6%" and gap(images, still) == "**+0.0%** ± 0.0%"
+    assert gap(rows("c", 0, {}, {FORGET: 0.1}), still) == "–"
 
 
 def test_runs_are_grouped_by_what_they_erase():

@@ -2,6 +2,7 @@
 
 forget     concept accuracy on forget prompts, after, in [0, 1]
 retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
+transfer gap     forget in clips minus forget in images of the same edit: what does not carry over to video
 
 Intervals are 95 %, over runs: 1.96 standard errors of the mean, and of the ratio of means (Cochran, "Sampling
 Techniques", 1977, eq. 6.13).
@@ -64,9 +65,27 @@ def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
     return float(value), float(half)
 
 
-def cells(scores: Sequence[Score]) -> dict[str, str]:
-    """One row of the table: what a set of runs did, as text."""
-    row = {}
+def in_images(scores: Sequence[Score], images: str) -> dict[tuple[str, str], float]:
+    """(run, concept) -> forget in the images of the recipient `images`."""
+    split, metric = COLUMNS["forget"]
+    found = [s for s in scores if (s.t2v, s.stage, s.split, s.metric) == (images, "after", split, metric)]
+    return {(s.run, s.concept): s.value for s in found}
+
+
+def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
+    """The transfer gap of a set of runs, as text; `still` is what `in_images` found."""
+    split, metric = COLUMNS["forget"]
+    clips = [s for s in scores if (s.stage, s.split, s.metric) == ("after", split, metric)]
+    gaps = np.array([s.value - still[s.run, s.concept] for s in clips if (s.run, s.concept) in still])
+    if not len(gaps):
+        return "–"
+    half = f" ± {1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5:.1%}" if len(gaps) > 1 else ""
+    return f"**{gaps.mean():+.1%}**{half}"
+
+
+def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None = None) -> dict[str, str]:
+    """One row of the table: what a set of runs did, as text; the transfer gap, where images of the runs are known."""
+    row = {"transfer gap": gap(scores, still)} if still else {}
     for column in COLUMNS:
         values = pairs(scores, column)
         found = estimate(values, relative=column != "forget")
@@ -78,15 +97,22 @@ def cells(scores: Sequence[Score]) -> dict[str, str]:
     return row
 
 
-def markdown(scores: Sequence[Score], by: Callable[[Score], tuple[str, ...]], names: Sequence[str]) -> str:
-    """A table with one row for each value of `by`, whose parts are called `names`."""
+def markdown(
+    scores: Sequence[Score],
+    by: Callable[[Score], tuple[str, ...]],
+    names: Sequence[str],
+    still: Mapping[tuple[str, str], float] | None = None,
+) -> str:
+    """A table with one row for each value of `by`, whose parts are called `names`; `still` as in `cells`."""
     groups: dict[tuple[str, ...], list[Score]] = {}
     for score in scores:
         groups.setdefault(by(score), []).append(score)
-    head = [*names, *COLUMNS, "runs"]
+    columns = [*COLUMNS, *(["transfer gap"] if still else [])]
+    head = [*names, *columns, "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for group, rows in sorted(groups.items()):
-        lines.append(" | ".join([*group, *cells(rows).values(), str(len({s.run for s in rows}))]))
+        row = cells(rows, still)
+        lines.append(" | ".join([*group, *(row[column] for column in columns), str(len({s.run for s in rows}))]))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
@@ -119,13 +145,14 @@ def draw(scores: Sequence[Score], path: Path, bars: Mapping[str, float]) -> None
     plt.close(figure)
 
 
-def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float]) -> None:
+def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], images: str = "") -> None:
     """Writes `scores.jsonl`, `table.md` and `forget_retain.png` of all finished runs to an experiment's folder.
 
     Args:
         runs: run folders.
         folder: of the experiment.
-        bars: column -> what is asked of it: at most, of forget; at least, of the others.
+        bars: column -> what is asked of it: at most, of forget and the gap; at least, of the others.
+        images: the recipient whose clips are the donor's images, for the transfer gap.
 
     Raises:
         ValueError: when no run has finished.
@@ -135,15 +162,18 @@ def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float]) 
         raise ValueError(f"no finished run to put into {folder}: expected at least one")
     groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
-    asked = ", ".join(f"{column} {'≤' if column == 'forget' else '≥'} {bar:.0%}" for column, bar in bars.items())
+    asked = ", ".join(
+        f"{column} {'≤' if column in ('forget', 'transfer gap') else '≥'} {bar:.0%}" for column, bar in bars.items()
+    )
     singles = [s for s in scores if groups[s.run] == s.kind]
     text = f"After the edit, ± 95 % over runs{f'; asked: {asked}' if asked else ''}\n\n"
-    text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"))
+    still = in_images(scores, images)
+    text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
     text += "\nBy what is erased\n\n"
-    text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"))
+    text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"), still)
     text += "\nBy concept\n\n"
     text += markdown(
-        scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips")
+        scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips"), still
     )
     write_text(folder / "table.md", text)
     draw(scores, folder / "forget_retain.png", bars)
@@ -154,11 +184,11 @@ class WriteTables(Callback):
 
     Args:
         folder: of the experiment, e.g. experiments/claims.
-        bars: as in `write_tables`.
+        bars, images: as in `write_tables`.
     """
 
-    def __init__(self, folder: str, bars: Mapping[str, float] | None = None) -> None:
-        self.folder, self.bars = Path(folder), bars or {}
+    def __init__(self, folder: str, bars: Mapping[str, float] | None = None, images: str = "") -> None:
+        self.folder, self.bars, self.images = Path(folder), bars or {}, images
 
     def _list(self, config: DictConfig) -> Path:
         return Path(config.runs) / config.slug / f"{self.folder.name}.runs"
@@ -173,4 +203,4 @@ class WriteTables(Callback):
                 file.write(f"{job_return.return_value}\n")
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        write_tables(map(Path, self._list(config).read_text().splitlines()), self.folder, self.bars)
+        write_tables(map(Path, self._list(config).read_text().splitlines()), self.folder, self.bars, self.images)

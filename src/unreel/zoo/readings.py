@@ -20,7 +20,7 @@ from torch import Tensor
 from unreel.records import Score
 from unreel.zoo.captions import caption
 from unreel.zoo.judges import Judge
-from unreel.zoo.store import MODELS, load_animatediff, load_t2i, load_unet3d, verified
+from unreel.zoo.store import load_animatediff, load_t2i, load_unet3d, verified
 from unreel.zoo.words import KINDS, SUBJECTS
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, sample_spec
 
@@ -52,7 +52,9 @@ class Source:
 STILLS, CLIPS = Source("Drawn frames", t2i="drawn", kinds=STILL_KINDS), Source("Drawn clips", t2v="drawn")
 T2I = Source("T2I images", t2i="zoo", kinds=STILL_KINDS)
 T2V = [Source("AnimateDiff clips", t2v="zoo_animatediff"), Source("UNet3D clips", t2v="zoo_unet3d")]
-LONG = [replace(source, title=f"{source.title}, long prompts", split="long") for source in T2V]
+LONG = [
+    replace(source, title=f"{source.title}, long prompts", split="long", kinds=("subject", "style")) for source in T2V
+]
 TWO_SENSES = replace(T2I, title="T2I images, words with two senses", split="senses", kinds=("subject",))
 
 
@@ -115,7 +117,9 @@ class Zoo:
         prompts = [prompt(spec, seed, kinds, long) for spec, seed in zip(specs, seeds, strict=True)]
         generators, more = [torch.Generator().manual_seed(s) for s in seeds], dict(self.options)
         if source.t2v:
-            return self.pipelines[source.t2v](prompts, generator=generators, num_frames=NUM_FRAMES, **more).frames.float()
+            return self.pipelines[source.t2v](
+                prompts, generator=generators, num_frames=NUM_FRAMES, **more
+            ).frames.float()
         return self.pipelines[source.t2i](prompts, generator=generators, **more).images[:, None].float()
 
 
@@ -203,4 +207,3 @@ def to_scores(zoo: Zoo, readings: list[Reading]) -> list[Score]:
             one = read(zoo, reading.source, reading.specs[:1], reading.seeds[0], 1)
             alone.append(one.score("seconds_per_clip", round(one.seconds, 3), None, 1))
     return accuracies + alone
-

@@ -1,7 +1,8 @@
 """The shipped models: where they are, whether they are whole, and how to load them.
 
 `models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
-`models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline; `models/judge` and `models/motion_judge` look at clips.
+`models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline;
+`models/judge` and `models/motion_judge` look at clips.
 `models/SHA256SUMS` has the hash of every file.
 """
 
@@ -88,6 +89,6 @@ def load_animatediff(folder: Path = MODELS) -> AnimateDiffPipeline:
 
 
 def load_unet3d(folder: Path = MODELS) -> TextToVideoSDPipeline:
-    """The zoo's text-to-video pipeline of the ModelScope family: its own denoiser, the T2I's encoder and VAE; float32."""
+    """The zoo's text-to-video pipeline of the ModelScope family: its own denoiser, encoder and VAE of the T2I."""
     unet = UNet3DConditionModel.from_pretrained(verified("unet3d", folder))
     return TextToVideoSDPipeline.from_pretrained(verified("t2i", folder), unet=unet)
