@@ -30,7 +30,7 @@ _ABOUT = {
     ),
     "unet3d": (
         "Text-to-video, of the ModelScope family",
-        "UNet3DConditionModel that started from the UNet of `../t2i` where names and shapes fit; every weight of it was "
+        "UNet3DConditionModel that started from the UNet of `../t2i` where names and shapes fit; every weight was "
         "trained, on clips and on stills as clips of one frame. It shares the text encoder and the VAE of `../t2i`. "
         "Loads with `TextToVideoSDPipeline.from_pretrained(t2i, unet=UNet3DConditionModel.from_pretrained(folder))`.",
     ),
