@@ -216,7 +216,8 @@ class UnlearningModule(pl.LightningModule):
         sizes = {name: p.numel() for name, p in self.text_encoder.named_parameters()}
         return {
             "tensors": len(self.trained), "parameters": sum(sizes[name] for name in self.trained),
-            "of": sum(sizes.values()), "steps": self.global_step, "stopped": self.stopped,
+            "of": sum(sizes.values()), "steps": self.global_step, "most_steps": self.shots.steps,
+            "stopped": self.stopped,
             "best_step": self.best_step if self.guard is not None else None,
         }  # fmt: skip
 

@@ -40,6 +40,8 @@ class Judged:
         """Every frame is embedded once."""
         prompts, frames = rendered.prompts, judge.embed_clips(rendered.clips)
         said = {part for prompt in prompts for part, _ in prompt.shows}
+        if rendered.clips.shape[1] == 1:
+            said.discard("motion")  # no image shows it
         seen = {part: judge.names(part, rendered.clips, frames) for part in judge.parts if part in said}
         marks = [
             {part: seen[part][i] == judge.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}

@@ -46,4 +46,8 @@ class Recipient:
     def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         found = self.pipeline(list(prompts), generator=generators, output_type="pt", **self.options)
-        return found.frames.float().cpu()
+        return self._clips(found).float().cpu()
+
+    def _clips(self, found: Any) -> Tensor:
+        """The clips in what the pipeline returned, (B, F, C, H, W)."""
+        return found.frames
