@@ -64,6 +64,8 @@ def main(config: DictConfig) -> Run:
         trainer = trainer_of(config, run, shots.steps, device, [clips])
         with run.timed("training"):
             trainer.fit(module, shots, ckpt_path=run.checkpoint, weights_only=True)
+        if not trainer.is_global_zero:  # one of several processes: the first one goes on
+            return run
         clips.conclude(trainer, module)
         export_text_encoder(donor.pipeline, run.folder / "text_encoder")
         with run.timed("report"):

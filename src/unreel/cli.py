@@ -61,7 +61,7 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], list[flo
             record_job(config, folder, error)
         if error:
             return [math.nan] * len(objectives)
-        scores = read_scores(run.folder / "scores.jsonl")
+        scores = read_scores(run.folder / "scores.jsonl") if objectives else []
         return [left(scores, column) for column in objectives]
 
     return job

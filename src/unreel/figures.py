@@ -1,5 +1,7 @@
 """Figures over many runs: forget against retain, and what changes with what the runs differ in."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +17,19 @@ from unreel.tables import estimate, natural, pairs
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG and forgets the figure."""
     with whole(path) as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as the `src` of an <img>, on white; the figure is forgotten."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white")
+    plt.close(figure)
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _plain(axis: Axes) -> None:
@@ -45,7 +56,7 @@ def forget_retain(scores: Sequence[Score]) -> np.ndarray:
     return np.stack([forget[known, 1], retain[known, 1] / retain[known, 0]], axis=1)
 
 
-def draw_scatter(scores: Sequence[Score], path: Path, bars: Mapping[str, float]) -> None:
+def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
     """Forget against retain, a point a run, concept and recipient, one colour a method; bars dotted."""
     figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
     for method in sorted({s.method for s in scores}):
@@ -58,25 +69,26 @@ def draw_scatter(scores: Sequence[Score], path: Path, bars: Mapping[str, float])
     axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
     _plain(axis)
     axis.legend(frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def draw_by(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: str, path: Path) -> None:
+def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: str) -> Figure:
     """A panel a column over the values of `by`, a line or bars a method and recipient; intervals are 95 % over runs."""
     values = sorted(set(differ.values()), key=natural)
     numeric = all(natural(value)[0] < np.inf for value in values)
-    series = sorted({(s.method, s.t2v if by != "t2v" else "") for s in scores})
+    series = sorted({(s.method if by != "method" else "", s.t2v if by != "t2v" else "") for s in scores})
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), layout="constrained", sharey=True)
     for axis, (column, name) in zip(axes, SHOWN.items(), strict=True):
         for i, (method, t2v) in enumerate(series):
             places, middle, half = [], [], []
             for place, value in enumerate(values):
-                own = [s for s in scores if s.method == method and differ[s.run, s.t2v] == value and t2v in ("", s.t2v)]
+                here = [s for s in scores if differ[s.run, s.t2v] == value]
+                own = [s for s in here if method in ("", s.method) and t2v in ("", s.t2v)]
                 if found := estimate(pairs(own, column), relative=column != "forget"):
                     places.append(place + (0 if numeric else (i - (len(series) - 1) / 2) * 0.8 / len(series)))
                     middle.append(found[0])
                     half.append(found[1])
-            label = f"{method}, {t2v}" if t2v and len({t for _, t in series}) > 1 else method
+            label = ", ".join(name for i, name in enumerate((method, t2v)) if len({names[i] for names in series}) > 1)
             if numeric:
                 axis.errorbar(places, middle, half, marker=".", capsize=3, label=label)
             else:
@@ -86,5 +98,6 @@ def draw_by(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: 
         axis.set_xlabel(by, fontsize=9)
         axis.grid(alpha=0.25)
         _plain(axis)
-    axes[0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    if len(series) > 1:
+        axes[0].legend(frameon=False, fontsize=8)
+    return figure

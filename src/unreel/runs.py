@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from unreel.cache import content_key
 from unreel.files import ASIDE, write_text
@@ -119,6 +120,9 @@ class Run:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed."""
+        if getattr(rank_zero_only, "rank", 0):  # one of several processes: the first one keeps the folder
+            yield
+            return
         for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
             leftover.unlink()
         self._write_status("running")
@@ -131,6 +135,7 @@ class Run:
             raise
         self._write_status("done")
 
+    @rank_zero_only
     def _write_status(self, status: str) -> None:
         """running | done | failed, and why; how to repeat it goes beside it."""
         record = {
@@ -169,6 +174,17 @@ class Run:
             "kind": concept.kind, "method": config.method.name, "parameters": config.parameters.name,
             "shots": config.shots, "seed": config.seed, "steps": self.steps,
         }  # fmt: skip
+
+    FLAT = ("slug", "t2i", "t2v", "concept", "kind", "method", "parameters", "shots", "steps", "seed")
+
+    def flat(self, concepts: Sequence[Concept]) -> dict[str, Any]:
+        """What runs are filtered and grouped by on a dashboard: the keys of FLAT."""
+        own = self.keys(concepts[0]) | {
+            "t2v": "+".join(sorted(self.config.t2v)),
+            "concept": "+".join(concept.slug for concept in concepts),
+            "kind": "+".join(sorted({concept.kind for concept in concepts})),
+        }
+        return {key: own[key] for key in self.FLAT}
 
     def write_scores(self, scores: Sequence[Score]) -> None:
         write_scores(self.folder / "scores.jsonl", scores)

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from unreel.figures import draw_by, draw_scatter
+from unreel.figures import lines_or_bars, save, scatter
 from unreel.files import write_text
 from unreel.scores import write_scores
 from unreel.tables import differing_in, finished_scores, groups_of, in_images, markdown
@@ -67,7 +67,7 @@ def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], 
         differ = differing_in(scores, by)
         text += f"\nBy {by}\n\n"
         text += markdown(scores, lambda s: (s.method, differ[s.run, s.t2v], s.t2v), ("method", by, "clips"), still)
-        draw_by(scores, differ, by, folder / f"{by}.png")
+        save(lines_or_bars(scores, differ, by), folder / f"{by}.png")
     text += "\nBy what is erased\n\n"
     text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"), still)
     text += "\nBy concept\n\n"
@@ -75,7 +75,7 @@ def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], 
         scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips"), still
     )
     write_text(folder / "table.md", text)
-    draw_scatter(scores, folder / "forget_retain.png", bars)
+    save(scatter(scores, bars), folder / "forget_retain.png")
 
 
 class Sweep(Callback):
