@@ -16,7 +16,7 @@ export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test test-slow run zoo zoo-report clean
+.PHONY: help setup check test test-slow run report zoo zoo-report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ test-slow: $(STAMP) ## the slow tests alone
 
 run: $(STAMP) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
 	$(PY) train.py concept=van_gogh shots=4 $(ARGS)
+
+report: $(STAMP) ## one page over many runs: make report ARGS=runs/claims
+	$(PY) report.py $(ARGS)
 
 zoo: $(STAMP) ## retrain every model of the zoo (continues after a kill), score it and write its cards
 	$(PY) -m unreel.zoo.pretrain stage=all $(ARGS)

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from unreel.callbacks import RenderClips
-from unreel.cli import one_line_errors, print_result, quiet_libraries
+from unreel.cli import as_job, print_result, quiet_libraries
 from unreel.edits import Edit
 from unreel.experiment import Questions, check_space, device_of, judge_of, metrics_of, renderers_of, rescoring
 from unreel.report import write_report
@@ -15,9 +15,8 @@ from unreel.runs import Run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-@one_line_errors
-def main(config: DictConfig) -> str:
-    """Returns the run folder."""
+@as_job
+def main(config: DictConfig) -> Run:
     quiet_libraries()
     if not config.edit:
         raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
@@ -28,10 +27,11 @@ def main(config: DictConfig) -> str:
     renderers = renderers_of(config, device)
     for renderer in renderers:
         edit.check(renderer.recipient.text_encoder)
-    run = Run(config, questions.concepts, [edit.hash, *(r.content for r in renderers)])
+    content = [edit.hash, *(r.content for r in renderers)]
+    run = Run(config, questions.concepts, content, edit.provenance["facts"].get("most_steps"))
     if run.is_done():
         print_result(run)
-        return str(run.folder)
+        return run
 
     judge = judge_of(config, questions, device)
     with run.working():
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> str:
         edit.save(run.folder / "edit.safetensors")
         write_report(run, clips.looks, clips.scores, edit.provenance["facts"])
     print_result(run)
-    return str(run.folder)
+    return run
 
 
 if __name__ == "__main__":

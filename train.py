@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from unreel.callbacks import RenderClips
-from unreel.cli import one_line_errors, print_result, quiet_libraries
+from unreel.cli import as_job, print_result, quiet_libraries
 from unreel.concepts import TrainingCaptions
 from unreel.donors import select_parameters
 from unreel.edits import check_shared, export_text_encoder
@@ -32,9 +32,8 @@ from unreel.unlearning import UnlearningModule
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@one_line_errors
-def main(config: DictConfig) -> str:
-    """Returns the run folder."""
+@as_job
+def main(config: DictConfig) -> Run:
     quiet_libraries()
     # every check before anything expensive
     questions, device = Questions.of(config), device_of(config)
@@ -47,10 +46,10 @@ def main(config: DictConfig) -> str:
     for renderer in renderers:
         check_shared(donor, renderer.recipient)
     select_parameters(donor.text_encoder, config.parameters.roles)
-    run = Run(config, questions.concepts, [donor.content, shots.content, *(r.content for r in renderers)])
+    run = Run(config, questions.concepts, [donor.content, shots.content, *(r.content for r in renderers)], shots.steps)
     if run.is_done():
         print_result(run)
-        return str(run.folder)
+        return run
 
     judge = judge_of(config, questions, device)
     run.spend("loading", time.perf_counter() - started)
@@ -65,12 +64,14 @@ def main(config: DictConfig) -> str:
         trainer = trainer_of(config, run, shots.steps, device, [clips])
         with run.timed("training"):
             trainer.fit(module, shots, ckpt_path=run.checkpoint, weights_only=True)
+        if not trainer.is_global_zero:  # one of several processes: the first one goes on
+            return run
         clips.conclude(trainer, module)
         export_text_encoder(donor.pipeline, run.folder / "text_encoder")
         with run.timed("report"):
             write_report(run, clips.looks, clips.scores, module.facts(), list(shots.all_pixels()))
     print_result(run)
-    return str(run.folder)
+    return run
 
 
 if __name__ == "__main__":

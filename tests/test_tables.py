@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from unreel.figures import forget_retain, pareto
+from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
-from unreel.tables import WriteTables, cells, gap, groups_of, in_images, write_tables
+from unreel.sweeps import Sweep, write_tables
+from unreel.tables import cells, differing_in, gap, groups_of, in_images, left
 
 
 def rows(run, seed, before, after):
@@ -80,14 +82,50 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sweep_tabulates_its_own_runs_alone(tmp_path):
+def test_runs_are_compared_by_what_they_differ_in(tmp_path):
+    for shots, left_over in ((2, 0.5), (16, 0.0)):
+        for seed in (0, 1):
+            made = rows(f"{shots}-{seed}", seed, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: left_over, RETAIN: 0.9})
+            write_run(tmp_path / "runs", f"{shots}-{seed}", [replace(s, shots=shots) for s in made])
+    write_tables((tmp_path / "runs").iterdir(), tmp_path / "out", {}, by="shots")
+    table = (tmp_path / "out" / "table.md").read_text().split("By shots")[1].split("By what")[0]
+    assert table.index("| m | 2 | v | **50.0%**") < table.index("| m | 16 | v | **0.0%**")  # as numbers, not as text
+    assert (tmp_path / "out" / "shots.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="by=shot: expected"):
+        differing_in(rows("a", 0, {}, {FORGET: 1.0}), "shot")
+
+
+def test_how_many_concepts_an_edit_has_is_something_runs_differ_in():
+    two = [replace(s, concept=c) for c in ("cat", "bus") for s in rows("two", 0, {}, {FORGET: 0.0})]
+    assert differing_in([*two, *rows("one", 0, {}, {FORGET: 0.0})], "concepts") == {
+        ("two", "v"): "2",
+        ("one", "v"): "1",
+    }
+
+
+def test_the_pareto_front_is_of_runs_that_none_beats():
+    made = [(0.0, 0.5), (0.1, 0.9), (0.1, 0.8), (0.2, 0.85), (0.3, 1.0)]
+    scores = [
+        s for i, (f, r) in enumerate(made) for s in rows(f"r{i}", 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: f, RETAIN: r})
+    ]
+    assert pareto(forget_retain(scores)).tolist() == [[0.0, 0.5], [0.1, 0.9], [0.3, 1.0]]
+    assert left(scores, "forget") == pytest.approx(0.14) and left(scores, "retain") == pytest.approx(0.81)
+    assert left(scores, "other sense") != left(scores, "other sense")  # NaN
+
+
+def test_a_sweep_tabulates_its_own_jobs_alone_and_ends_with_the_failed_one(tmp_path, capsys):
     config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims"})
-    folder = tmp_path / "runs" / "claims"
-    for name in ("old", "new", "failed"):
+    folder, sweep = tmp_path / "runs" / "claims", Sweep(str(tmp_path / "out"))
+    for name in ("old", "new"):
         write_run(folder, name, rows(name, 0, {FORGET: 1.0}, {FORGET: 0.0}))
-    tables = WriteTables(str(tmp_path / "out"))
-    tables.on_multirun_start(config)
-    for name, status in (("new", JobStatus.COMPLETED), ("failed", JobStatus.FAILED)):
-        tables.on_job_end(config, JobReturn(status=status, _return_value=str(folder / name)))
-    tables.on_multirun_end(config)
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "000009.json").write_text('{"overrides": [], "folder": "", "error": "of an earlier sweep"}')
+    sweep.on_multirun_start(config)
+    for number, job in enumerate(({"folder": str(folder / "new"), "error": ""}, {"folder": "", "error": "no shots"})):
+        write_text(folder / "jobs" / f"{number:06}.json", json.dumps({"overrides": [f"seed={number}"], **job}))
+    with pytest.raises(SystemExit) as ended:
+        sweep.on_multirun_end(config)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "1 of 2 runs done" in said and "failed: seed=1: no shots" in said and "earlier" not in said
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"new"}

@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 from conftest import small_pipeline
 from unreel import Edit
+from unreel.runs import Run
 from unreel.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,10 @@ def test_wandb_got_clips_scores_and_curves(finished):
     logged = (next(run.glob("logs-*")) / "metrics.csv").read_text().splitlines()[0]
     assert {"train/loss", "train/retain", "donor/drift"} <= set(logged.split(","))
     assert "forget/animatediff/van_gogh/concept_accuracy" in logged
+    names = ("forget/concept_accuracy", "retain/accuracy")  # over recipients and concepts
+    assert set(names) <= set(logged.split(","))
+    record = next(offline.glob("run-*.wandb")).read_bytes()
+    assert all(f'"{key}"'.encode() in record or key.encode() in record for key in (*Run.FLAT, *names))
 
 
 def test_the_same_command_again_does_nothing_again(finished, small_folders, judge_folder, capsys):
@@ -285,15 +290,33 @@ def test_other_weights_or_images_behind_the_same_names_are_another_run(small_fol
         f"concept.van_gogh.images={images}", "method.data.steps=1",
     ]  # fmt: skip
 
-    def run(colour: str) -> str:
+    def runs_after(colour: str) -> int:
         for name in "ab":
             Image.new("RGB", (8, 8), colour).save(images / f"{name}.png")
-        return train.main(configured("train", options))
+        train.main(configured("train", options))
+        return len([path for path in (tmp_path / "runs" / "train").iterdir()])
 
-    first, again, other_images = run("red"), run("red"), run("blue")
+    assert [runs_after("red"), runs_after("red"), runs_after("blue")] == [1, 1, 2]
     small_pipeline(prediction_type="v_prediction").scheduler.save_pretrained(tmp_path / "sd" / "scheduler")
-    other_model = run("blue")
-    assert first == again and len({first, other_images, other_model}) == 3
+    assert runs_after("blue") == 3
+
+
+def test_two_processes_train_what_one_does(small_folders, judge_folder, tmp_path):
+    options = [*small_run(small_folders, judge_folder, tmp_path), "logger=none", "threads=1", "evaluation.at_steps=[2]"]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    train.main(configured("train", [*options, f"output={alone}"]))
+    command = [sys.executable, str(ROOT / "train.py"), *options, f"output={both}", "trainer=ddp_cpu"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (Edit.load(folder / "edit.safetensors") for folder in (alone, both))
+    before = dict(small_pipeline().text_encoder.named_parameters())
+    before = {name.removeprefix("text_model."): value.detach() for name, value in before.items()}
+    changes = [
+        torch.cat([(e.tensors[n] - before[n]).flatten() for n in sorted(first.tensors)]) for e in (first, second)
+    ]
+    assert torch.cosine_similarity(*changes, dim=0) > 0.97 and first.tensors.keys() == second.tensors.keys()
+    assert {s.stage for s in read_scores(both / "scores.jsonl")} == {"before", "step_2", "after"}
+    assert json.loads((both / "status.json").read_text())["status"] == "done" and (both / "report.html").is_file()
 
 
 def test_an_edit_that_does_not_say_what_it_erases_is_refused(donor, tmp_path):

@@ -1,5 +1,6 @@
 """Lightning callback: renders clips before, during and after the training, scores them and logs them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -50,6 +51,9 @@ class RenderClips(pl.Callback):
         self.looks: dict[tuple[str, str], Judged] = {}  # (stage, recipient) -> clips and what the judge saw
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.log_hyperparams(self.run.flat(self.questions.concepts))
         self.look("before", trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -67,10 +71,15 @@ class RenderClips(pl.Callback):
         self.look("after", trainer, edit)
 
     def look(self, stage: str, trainer: pl.Trainer | None = None, edit: Edit | None = None) -> None:
-        """Renders and scores one stage on all recipients, with an edit applied to them if one is given."""
-        for renderer in self.renderers:
+        """Renders and scores one stage on all recipients, with an edit applied to them if one is given.
+
+        Of several processes the first one does; the others wait.
+        """
+        for renderer in self.renderers if trainer is None or trainer.is_global_zero else ():
             with edit.applied(renderer.recipient) if edit else nullcontext():
                 self._look_with(renderer, stage, trainer, edit.hash if edit else "")
+        if trainer is not None and trainer.training:
+            trainer.strategy.barrier()
 
     def _look_with(self, renderer: Renderer, stage: str, trainer: pl.Trainer | None, edit: str) -> None:
         with self.run.timed(f"clips {stage}"):
@@ -95,12 +104,16 @@ class RenderClips(pl.Callback):
         self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
         self.run.write_scores(self.scores)
         if trainer is not None:
-            self._log(trainer, rendered, files, rows)
+            self._log(trainer, rendered, files)
 
-    def _log(self, trainer: pl.Trainer, rendered: Rendered, files: list[Path], rows: list[Score]) -> None:
-        """The scores to all loggers, some clips and a table to W&B."""
-        step = trainer.global_step
-        values = {f"{s.split}/{s.t2v}/{s.concept}/{s.metric}": s.value for s in rows}
+    def _log(self, trainer: pl.Trainer, rendered: Rendered, files: list[Path]) -> None:
+        """Scores to all loggers, as split/metric their means over recipients and concepts; clips and a table to W&B."""
+        step, values, means = trainer.global_step, {}, defaultdict(list)
+        for s in [s for s in self.scores if s.stage == rendered.stage]:
+            values[f"{s.split}/{s.t2v}/{s.concept}/{s.metric}"] = s.value
+            means[f"{s.split}/{s.metric}"].append(s.value)
+        if {s.t2v for s in self.scores if s.stage == rendered.stage} == {r.recipient.name for r in self.renderers}:
+            values |= {name: sum(own) / len(own) for name, own in means.items()}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
             logger.save()

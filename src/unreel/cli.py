@@ -3,16 +3,20 @@
 import errno
 import functools
 import logging
+import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import diffusers
+import torch
 import transformers
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
@@ -20,33 +24,60 @@ from safetensors import SafetensorError
 from unreel.report import score_rows
 from unreel.runs import Run
 from unreel.scores import read_scores
+from unreel.sweeps import is_sweep, record_job
+from unreel.tables import left
 
 
-def one_line_errors(job: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Ends a job with one line instead of a traceback when what the user gave will not do."""
+def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], list[float]]:
+    """A command as Hydra runs it, alone or as one of a sweep.
 
-    @functools.wraps(job)
-    def guarded(config: Any) -> Any:
+    Ends with one line instead of a traceback when what the user gave will not do; in a sweep the others go on. Returns
+    what a sweeper asks for: the figures of `objectives`, NaN of a run that failed.
+    """
+
+    @functools.wraps(main)
+    def job(config: DictConfig) -> list[float]:
+        if is_sweep():
+            os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
+        if config.get("threads"):
+            torch.set_num_threads(config.threads)
+        objectives, folder, error = list(config.get("objectives") or []), "", ""
         try:
-            return job(config)
-        except ValueError as error:
-            sys.exit(f"unreel: {error}")
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            sys.exit(f"unreel: the disk is full ({error.filename}): free some space and give the same command again")
-        except SafetensorError as error:
-            if "os error 28" not in str(error):
-                raise
-            sys.exit("unreel: the disk is full: free some space and give the same command again")
-        except InstantiationException as error:
-            if not isinstance(error.__cause__, ValueError | OSError):
-                raise
-            sys.exit(f"unreel: {' '.join(str(error.__cause__).split())}")
+            run = main(config)
+            folder = str(run.folder)
+        except Exception as caught:
+            error = _one_line(caught)
+            if not is_sweep():
+                if not error:
+                    raise
+                sys.exit(f"unreel: {error}")
+            if not error:
+                traceback.print_exc()
+                error = f"{type(caught).__name__}: {caught}"
+            print(f"unreel: {error}", file=sys.stderr)
         finally:
             wandb.finish()  # or, after an error, the next run of a sweep would write into this one
+        if is_sweep():
+            record_job(config, folder, error)
+        if error:
+            return [math.nan] * len(objectives)
+        scores = read_scores(run.folder / "scores.jsonl") if objectives else []
+        return [left(scores, column) for column in objectives]
 
-    return guarded
+    return job
+
+
+def _one_line(error: Exception) -> str:
+    """What a user can do something about, as one line; "" for all else."""
+    if isinstance(error, ValueError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename}): free some space and give the same command again"
+    if isinstance(error, SafetensorError) and "os error 28" in str(error):
+        return "the disk is full: free some space and give the same command again"
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError | OSError):
+        return " ".join(str(error.__cause__).split())
+    return ""
 
 
 def quiet_libraries() -> None:

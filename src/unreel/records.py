@@ -82,6 +82,7 @@ class Score:
         edit: content hash of the edit.
         clips: content hash of the clips.
         seconds: wall-clock time in s that rendering the n clips took, >= 0.
+        steps: how many steps the training might last, >= 1.
 
     Raises:
         ValueError: when a field has another type than the one declared here, or is NaN or infinite, naming it.
@@ -106,6 +107,7 @@ class Score:
     edit: str = ""
     clips: str = ""
     seconds: float | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

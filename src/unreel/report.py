@@ -1,8 +1,7 @@
 """The report of one run: a self-contained HTML page, and strips of its clips beside it."""
 
-import base64
 import csv
-import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.stats import binomtest
 from torch import Tensor
 
 from unreel.clips import data_uri, strip
+from unreel.figures import svg_uri
 from unreel.files import whole, write_text
 from unreel.metrics.judges import Judged
 from unreel.records import Score
@@ -57,10 +58,7 @@ def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]]) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         if sum(bool(points) for points in lines.values()) > 1:
             axis.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", facecolor="white")
-    plt.close(figure)
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return svg_uri(figure)
 
 
 def curves_of(folder: Path) -> str:
@@ -73,7 +71,8 @@ def curves_of(folder: Path) -> str:
     accuracies = {}
     for name, points in curves.items():
         of, metric = name.rsplit("/", 1)  # of: split/recipient/concept
-        if len(points) > 1 and (of.split("/")[0], metric) in (("forget", "concept_accuracy"), ("retain", "accuracy")):
+        wanted = {"forget": "concept_accuracy", "retain": "accuracy"}.get(of.split("/")[0])
+        if metric == wanted and of.count("/") == 2 and len(points) > 1:
             accuracies[of] = points
     return _figure(
         {
@@ -111,7 +110,7 @@ def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
 
 
 def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
-    """For each concept and split one PNG: a row a prompt, before on the left, after on the right."""
+    """For each concept and split one PNG: a row a prompt, before on the left, after on the right, and their texts."""
     for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
         for split in dict.fromkeys(prompt.split for prompt in before.prompts):
             if places := before.places(split, concept):
@@ -119,8 +118,10 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
                 page = Image.new("RGB", (rows[0].width, sum(row.height + 2 for row in rows)), "white")
                 for i, row in enumerate(rows):
                     page.paste(row, (0, i * (row.height + 2)))
+                texts = PngInfo()
+                texts.add_itxt("prompts", json.dumps([before.prompts[i].text for i in places]))
                 with whole(folder / "clips" / f"{before.recipient}_{concept}_{split}.png") as aside:
-                    page.save(aside)
+                    page.save(aside, pnginfo=texts)
 
 
 def write_report(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from unreel.cache import content_key
 from unreel.files import ASIDE, write_text
@@ -25,7 +26,7 @@ from unreel.records import Concept, Score
 from unreel.scores import write_scores
 
 # What a run is not about: the same run with another value of these is the same run.
-_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb")
+_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
 
 
 def identity(config: DictConfig, content: Sequence[str]) -> str:
@@ -54,6 +55,7 @@ class Run:
         config: the resolved config.
         concepts: what is erased.
         content: hashes of what the config only points to: models and images.
+        steps: how many steps the training may last.
 
     The folder is `config.output`, or else one below `config.runs` that says what the run is.
 
@@ -61,8 +63,10 @@ class Run:
         ValueError: when the folder belongs to another config, or is a folder of something else.
     """
 
-    def __init__(self, config: DictConfig, concepts: Sequence[Concept], content: Sequence[str]) -> None:
-        self.config, self.id = config, identity(config, content)
+    def __init__(
+        self, config: DictConfig, concepts: Sequence[Concept], content: Sequence[str], steps: int | None
+    ) -> None:
+        self.config, self.id, self.steps = config, identity(config, content), steps
         named = "+".join(concept.slug for concept in concepts)[:60]
         name = f"{named}-{config.method.name}-{config.parameters.name}-shots{config.shots}-seed{config.seed}-{self.id}"
         below = Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
@@ -116,6 +120,9 @@ class Run:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed."""
+        if getattr(rank_zero_only, "rank", 0):  # one of several processes: the first one keeps the folder
+            yield
+            return
         for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
             leftover.unlink()
         self._write_status("running")
@@ -128,10 +135,12 @@ class Run:
             raise
         self._write_status("done")
 
+    @rank_zero_only
     def _write_status(self, status: str) -> None:
         """running | done | failed, and why; how to repeat it goes beside it."""
         record = {
-            "id": self.id, "status": status, "message": self.message, "seconds": self.timings, **self.provenance
+            "id": self.id, "status": status, "message": self.message, "seconds": self.timings, **self.provenance,
+            "host": platform.node(), "process": os.getpid(),
         }  # fmt: skip
         write_text(self.folder / "status.json", json.dumps(record, indent=2) + "\n")
 
@@ -163,8 +172,19 @@ class Run:
         return {
             "slug": config.slug, "run": self.folder.name, "t2i": config.t2i.name, "concept": concept.slug,
             "kind": concept.kind, "method": config.method.name, "parameters": config.parameters.name,
-            "shots": config.shots, "seed": config.seed,
+            "shots": config.shots, "seed": config.seed, "steps": self.steps,
         }  # fmt: skip
+
+    FLAT = ("slug", "t2i", "t2v", "concept", "kind", "method", "parameters", "shots", "steps", "seed")
+
+    def flat(self, concepts: Sequence[Concept]) -> dict[str, Any]:
+        """What runs are filtered and grouped by on a dashboard: the keys of FLAT."""
+        own = self.keys(concepts[0]) | {
+            "t2v": "+".join(sorted(self.config.t2v)),
+            "concept": "+".join(concept.slug for concept in concepts),
+            "kind": "+".join(sorted({concept.kind for concept in concepts})),
+        }
+        return {key: own[key] for key in self.FLAT}
 
     def write_scores(self, scores: Sequence[Score]) -> None:
         write_scores(self.folder / "scores.jsonl", scores)

@@ -43,6 +43,23 @@ class Batch:
     anchors: list[str]
     retain: list[str]
 
+    def share(self, rank: int, processes: int) -> "Batch":
+        """What one of several processes gets of it: every so many-th shot with its captions, pair and retained caption.
+
+        Raises:
+            ValueError: when the shots, pairs or retained captions cannot be shared out evenly.
+        """
+        if processes == 1:
+            return self
+        count = len(self.latents)
+        numbers = {"batch": count, "pairs": len(self.forget) - count, "retain": len(self.retain)}
+        for name, number in numbers.items():
+            if number % processes:
+                raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
+        own = slice(rank, None, processes)
+        forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
+        return Batch(self.latents[own], self.noise[own], self.timesteps[own], forget, anchors, self.retain[own])
+
 
 def image_files(folder: Path) -> list[Path]:
     """The image files of a user's folder, in order of their names. ValueError when there are none."""

@@ -9,18 +9,14 @@ Techniques", 1977, eq. 6.13).
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
-from unreel.files import whole, write_text
 from unreel.records import Score
-from unreel.scores import read_scores, write_scores
+from unreel.scores import read_scores
 
 # column -> (split, metric); all but the first are shown relative to before
 COLUMNS = {
@@ -65,6 +61,12 @@ def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
     return float(value), float(half)
 
 
+def left(scores: Sequence[Score], column: str) -> float:
+    """What is left of one column; NaN where that cannot be told."""
+    found = estimate(pairs(scores, column), relative=column != "forget")
+    return found[0] if found else float("nan")
+
+
 def in_images(scores: Sequence[Score], images: str) -> dict[tuple[str, str], float]:
     """(run, concept) -> forget in the images of the recipient `images`."""
     split, metric = COLUMNS["forget"]
@@ -97,6 +99,11 @@ def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None
     return row
 
 
+def natural(text: str) -> tuple[float, str]:
+    """Sorts numbers as numbers, before all else."""
+    return (float(text), "") if text.replace(".", "", 1).isdigit() else (math.inf, text)
+
+
 def markdown(
     scores: Sequence[Score],
     by: Callable[[Score], tuple[str, ...]],
@@ -110,7 +117,7 @@ def markdown(
     columns = [*COLUMNS, *(["transfer gap"] if still else [])]
     head = [*names, *columns, "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for group, rows in sorted(groups.items()):
+    for group, rows in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
         row = cells(rows, still)
         lines.append(" | ".join([*group, *(row[column] for column in columns), str(len({s.run for s in rows}))]))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
@@ -126,81 +133,13 @@ def groups_of(scores: Sequence[Score]) -> dict[str, str]:
     return {run: kinds[run] if len(names) == 1 else f"{len(names)} concepts" for run, names in concepts.items()}
 
 
-def draw(scores: Sequence[Score], path: Path, bars: Mapping[str, float]) -> None:
-    """Forget against retain, a point a run and concept, one colour a method; bars are dotted."""
-    figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
-    for method in sorted({s.method for s in scores}):
-        own = [s for s in scores if s.method == method]
-        forget, retain = pairs(own, "forget"), pairs(own, "retain")
-        known = retain[:, 0] > 0 if len(forget) == len(retain) else np.zeros(0, bool)
-        axis.scatter(forget[: len(known)][known, 1], retain[known, 1] / retain[known, 0], label=method, alpha=0.6)
-    for column, line in (("forget", axis.axvline), ("retain", axis.axhline)):
-        if column in bars:
-            line(bars[column], color="grey", linewidth=0.8, linestyle=":")
-    axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    with whole(path) as aside:
-        figure.savefig(aside, dpi=150)
-    plt.close(figure)
-
-
-def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], images: str = "") -> None:
-    """Writes `scores.jsonl`, `table.md` and `forget_retain.png` of all finished runs to an experiment's folder.
-
-    Args:
-        runs: run folders.
-        folder: of the experiment.
-        bars: column -> what is asked of it: at most, of forget and the gap; at least, of the others.
-        images: the recipient whose clips are the donor's images, for the transfer gap.
-
-    Raises:
-        ValueError: when no run has finished.
-    """
-    scores = finished_scores(runs)
-    if not scores:
-        raise ValueError(f"no finished run to put into {folder}: expected at least one")
-    groups = groups_of(scores)
-    write_scores(folder / "scores.jsonl", scores)
-    asked = ", ".join(
-        f"{column} {'≤' if column in ('forget', 'transfer gap') else '≥'} {bar:.0%}" for column, bar in bars.items()
-    )
-    singles = [s for s in scores if groups[s.run] == s.kind]
-    text = f"After the edit, ± 95 % over runs{f'; asked: {asked}' if asked else ''}\n\n"
-    still = in_images(scores, images)
-    text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
-    text += "\nBy what is erased\n\n"
-    text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"), still)
-    text += "\nBy concept\n\n"
-    text += markdown(
-        scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips"), still
-    )
-    write_text(folder / "table.md", text)
-    draw(scores, folder / "forget_retain.png", bars)
-
-
-class WriteTables(Callback):
-    """Hydra callback: at the end of a sweep, the tables of its own runs.
-
-    Args:
-        folder: of the experiment, e.g. experiments/claims.
-        bars, images: as in `write_tables`.
-    """
-
-    def __init__(self, folder: str, bars: Mapping[str, float] | None = None, images: str = "") -> None:
-        self.folder, self.bars, self.images = Path(folder), bars or {}, images
-
-    def _list(self, config: DictConfig) -> Path:
-        return Path(config.runs) / config.slug / f"{self.folder.name}.runs"
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        write_text(self._list(config), "")
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
-        """Runs in the worker, so that the list is a file: one line a run, appended."""
-        if job_return.status == JobStatus.COMPLETED:
-            with self._list(config).open("a") as file:
-                file.write(f"{job_return.return_value}\n")
-
-    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        write_tables(map(Path, self._list(config).read_text().splitlines()), self.folder, self.bars, self.images)
+def differing_in(scores: Sequence[Score], by: str) -> dict[tuple[str, str], str]:
+    """(run, recipient) -> what it has of the key `by`, as text. ValueError for a key that scores do not have."""
+    if by == "concepts":
+        named: dict[str, set[str]] = {}
+        for s in scores:
+            named.setdefault(s.run, set()).add(s.concept)
+        return {(s.run, s.t2v): str(len(named[s.run])) for s in scores}
+    if not hasattr(scores[0], by):
+        raise ValueError(f"found by={by}: expected concepts, or a key of scores as shots, parameters, steps, t2v")
+    return {(s.run, s.t2v): str(getattr(s, by)) for s in scores}

@@ -100,7 +100,7 @@ class UnlearningModule(pl.LightningModule):
         return torch.optim.Adam([p for p in self.text_encoder.parameters() if p.requires_grad], **self.optimizer)
 
     def training_step(self, _batch: Any, _index: int) -> Tensor | None:
-        batch = self.shots.batch(self.global_step)
+        batch = self.shots.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
         scalars = self.method.loss(self.donor, batch, self.reference)
         loss = scalars.pop("loss")
         if self.guard is not None:
@@ -112,7 +112,7 @@ class UnlearningModule(pl.LightningModule):
             loss = loss + self.guard.anchor_weight * scalars["anchor"] + self.guard.retain_weight * scalars["retain"]
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
-        if not torch.isfinite(loss):
+        if not torch.isfinite(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")):  # on any process
             self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
             self.trainer.should_stop = True
             return None
@@ -216,7 +216,8 @@ class UnlearningModule(pl.LightningModule):
         sizes = {name: p.numel() for name, p in self.text_encoder.named_parameters()}
         return {
             "tensors": len(self.trained), "parameters": sum(sizes[name] for name in self.trained),
-            "of": sum(sizes.values()), "steps": self.global_step, "stopped": self.stopped,
+            "of": sum(sizes.values()), "steps": self.global_step, "most_steps": self.shots.steps,
+            "processes": self.trainer.world_size, "stopped": self.stopped,
             "best_step": self.best_step if self.guard is not None else None,
         }  # fmt: skip
 

@@ -1,0 +1,103 @@
+"""Figures over many runs: forget against retain, and what changes with what the runs differ in."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from unreel.files import whole
+from unreel.records import Score
+from unreel.tables import estimate, natural, pairs
+
+SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG and forgets the figure."""
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=150)
+    plt.close(figure)
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as the `src` of an <img>, on white; the figure is forgotten."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white")
+    plt.close(figure)
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _plain(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def pareto(points: np.ndarray) -> np.ndarray:
+    """Of (forget, retain) points (n, 2), those that no other one beats: none has less forget and as much retain."""
+    kept, best = [], -np.inf
+    for forget, retain in sorted(map(tuple, points), key=lambda point: (point[0], -point[1])):
+        if retain > best:
+            kept.append((forget, retain))
+            best = retain
+    return np.array(kept).reshape(-1, 2)
+
+
+def forget_retain(scores: Sequence[Score]) -> np.ndarray:
+    """(n, 2): forget after, and retain after over before, a row for each run, concept and recipient that has both."""
+    forget, retain = pairs(scores, "forget"), pairs(scores, "retain")
+    if len(forget) != len(retain):
+        return np.zeros((0, 2))
+    known = retain[:, 0] > 0
+    return np.stack([forget[known, 1], retain[known, 1] / retain[known, 0]], axis=1)
+
+
+def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
+    """Forget against retain, a point a run, concept and recipient, one colour a method; bars dotted."""
+    figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
+    for method in sorted({s.method for s in scores}):
+        axis.scatter(*forget_retain([s for s in scores if s.method == method]).T, label=method, alpha=0.6)
+    front = pareto(forget_retain(scores))
+    axis.plot(*front.T, color="black", linewidth=0.9, marker=".", markersize=4, label="Pareto front")
+    for column, line in (("forget", axis.axvline), ("retain", axis.axhline)):
+        if column in bars:
+            line(bars[column], color="grey", linewidth=0.8, linestyle=":")
+    axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
+    _plain(axis)
+    axis.legend(frameon=False)
+    return figure
+
+
+def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: str) -> Figure:
+    """A panel a column over the values of `by`, a line or bars a method and recipient; intervals are 95 % over runs."""
+    values = sorted(set(differ.values()), key=natural)
+    numeric = all(natural(value)[0] < np.inf for value in values)
+    series = sorted({(s.method if by != "method" else "", s.t2v if by != "t2v" else "") for s in scores})
+    figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), layout="constrained", sharey=True)
+    for axis, (column, name) in zip(axes, SHOWN.items(), strict=True):
+        for i, (method, t2v) in enumerate(series):
+            places, middle, half = [], [], []
+            for place, value in enumerate(values):
+                here = [s for s in scores if differ[s.run, s.t2v] == value]
+                own = [s for s in here if method in ("", s.method) and t2v in ("", s.t2v)]
+                if found := estimate(pairs(own, column), relative=column != "forget"):
+                    places.append(place + (0 if numeric else (i - (len(series) - 1) / 2) * 0.8 / len(series)))
+                    middle.append(found[0])
+                    half.append(found[1])
+            label = ", ".join(name for i, name in enumerate((method, t2v)) if len({names[i] for names in series}) > 1)
+            if numeric:
+                axis.errorbar(places, middle, half, marker=".", capsize=3, label=label)
+            else:
+                axis.bar(places, middle, 0.8 / len(series), yerr=half, capsize=3, label=label)
+        axis.set_title(name, fontsize=10)
+        axis.set_xticks(range(len(values)), values, rotation=0 if numeric else 25, ha="center" if numeric else "right")
+        axis.set_xlabel(by, fontsize=9)
+        axis.grid(alpha=0.25)
+        _plain(axis)
+    if len(series) > 1:
+        axes[0].legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,97 @@
+"""One page over many runs: tables with intervals, figures, every run, and its clips before and after.
+
+It reads `scores.jsonl` files and the PNG strips beside the clips, nothing else; the strips stay where they are, so that
+hundreds of runs make a small page.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from unreel.figures import lines_or_bars, scatter, svg_uri
+from unreel.files import write_text
+from unreel.records import Score
+from unreel.tables import COLUMNS, differing_in, estimate, finished_scores, groups_of, left, natural, pairs
+
+KEYS = ("t2i", "method", "parameters", "shots", "steps", "concepts", "t2v")  # what runs may differ in
+
+
+def _varied(scores: Sequence[Score]) -> dict[str, dict[tuple[str, str], str]]:
+    """Key -> (run, recipient) -> value as text, of the keys that have several values."""
+    found = {key: differing_in(scores, key) for key in KEYS}
+    return {key: values for key, values in found.items() if len(set(values.values())) > 1}
+
+
+def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Means over concepts and seeds: one row for each combination of what the runs differ in and of what is erased."""
+    varied, erased, groups = _varied(scores), groups_of(scores), dict[tuple[str, ...], list[Score]]()
+    for s in scores:
+        key = (erased[s.run], *(values[s.run, s.t2v] for values in varied.values()))
+        groups.setdefault(key, []).append(s)
+    rows = []
+    for key, own in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
+        row: dict[str, Any] = dict(zip(("erased", *varied), key, strict=True))
+        for column in COLUMNS:
+            row[column] = estimate(pairs(own, column), relative=column != "forget")
+        rows.append(row | {"runs": len({s.run for s in own})})
+    return rows
+
+
+def _strips(folder: Path, run: str, t2v: str, concept: str) -> dict[str, dict[str, Any]]:
+    """Split -> where its strips are, how large one is in px, and their prompts."""
+    found = {}
+    for path in sorted((folder / run / "clips").glob(f"{t2v}_{concept}_*.png")):
+        split = path.stem.removeprefix(f"{t2v}_{concept}_")
+        with Image.open(path) as strips:
+            prompts = json.loads(getattr(strips, "text", {}).get("prompts", "[]"))
+            size = strips.size
+        if prompts and split in ("forget", "retain", "other_sense"):
+            found[split] = {"src": path.relative_to(folder).as_posix(), "prompts": prompts,
+                            "width": size[0], "height": size[1] / len(prompts)}  # fmt: skip
+    return found
+
+
+def all_runs(folder: Path, scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """One row a run, concept and recipient: its keys, its scores, and where its page and strips are."""
+    own: dict[tuple[str, str, str], list[Score]] = {}
+    for s in scores:
+        own.setdefault((s.run, s.concept, s.t2v), []).append(s)
+    rows = []
+    for (run, concept, t2v), of_it in own.items():
+        first = of_it[0]
+        values = {column: left(of_it, column) for column in COLUMNS}
+        rows.append(
+            {"run": run, "concept": concept, "kind": first.kind, "method": first.method, "parameters": first.parameters,
+             "shots": first.shots, "steps": first.steps, "seed": first.seed, "t2v": t2v,
+             **{column: None if math.isnan(value) else round(value, 4) for column, value in values.items()},
+             "page": f"{run}/report.html" if (folder / run / "report.html").is_file() else "",
+             "strips": _strips(folder, run, t2v, concept)}
+        )  # fmt: skip
+    return rows
+
+
+def write_overview(folder: Path) -> Path:
+    """Writes `report.html` into a folder of runs.
+
+    Raises:
+        ValueError: when no run in there has finished.
+    """
+    scores = finished_scores(path.parent for path in folder.glob("*/status.json"))
+    if not scores:
+        raise ValueError(f"{folder} has no finished run: expected a folder of runs, as runs/train")
+    figures = [svg_uri(scatter(scores, {}))]
+    for key, values in _varied(scores).items():
+        figures.append(svg_uri(lines_or_bars(scores, values, key)))
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template("overview.html.j2").render(
+        name=folder.resolve().name, summary=summary(scores), columns=list(COLUMNS), figures=figures,
+        rows=all_runs(folder, scores), count=len({s.run for s in scores}),
+    )  # fmt: skip
+    write_text(folder / "report.html", page)
+    return folder / "report.html"

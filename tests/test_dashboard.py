@@ -1,0 +1,31 @@
+"""The W&B dashboard, up to where an account is needed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unreel.dashboard import ABLATED, SCORES, workspace
+from unreel.runs import Run
+
+
+def test_every_panel_shows_what_runs_log():
+    made = workspace("someone", "unreel", "mine", ["zoo_animatediff"])
+    sent = json.dumps(made._to_model().model_dump(mode="json"), default=str)  # what save() would send
+    assert [section.name for section in made.sections] == ["Forget and retain", "Ablations", "Clips", "Training"]
+    for key in (*SCORES, "train/loss", "donor/drift", "clips/zoo_animatediff/forget"):
+        assert key in sent, key
+    assert set(ABLATED) <= set(Run.FLAT)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [([], "expected entity=NAME"), (["entity=a", "project=b", "colour=red"], "found colour")]
+)
+def test_bad_input_is_one_line(options, says):
+    command = [sys.executable, "-m", "unreel.dashboard", *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"}
+    )
+    assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
