@@ -34,12 +34,13 @@ def main(config: DictConfig) -> Run:
         return run
 
     judge = judge_of(config, questions, device)
-    with run.working():
-        clips = RenderClips(renderers, questions, judge, metrics_of(config), run)
-        clips.look("before")
-        clips.look("after", edit=edit)
-        edit.save(run.folder / "edit.safetensors")
-        write_report(run, clips.looks, clips.scores, edit.provenance["facts"])
+    with run.working() as todo:
+        if todo:
+            clips = RenderClips(renderers, questions, judge, metrics_of(config), run)
+            clips.look("before")
+            clips.look("after", edit=edit)
+            edit.save(run.folder / "edit.safetensors")
+            write_report(run, clips.looks, clips.scores, edit.provenance["facts"])
     print_result(run)
     return run
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from test_train import ROOT, small_run
+from test_train import ROOT, configured, small_run
 from unreel.scores import read_scores
 
 
@@ -20,7 +21,8 @@ def command(small_folders, judge_folder, tmp_path):
     (tmp_path / "conf" / "experiment" / "small.yaml").write_text(f"""# @package _global_
 slug: small
 method: {{data: {{steps: 3}}}}
-hydra: {{callbacks: {{sweep: {{folder: {tmp_path / "out"}, by: shots}}}}}}
+hydra:
+  callbacks: {{sweep: {{folder: {tmp_path / "never"}, by: shots}}}}
 """)
     options = [
         o
@@ -33,6 +35,11 @@ hydra: {{callbacks: {{sweep: {{folder: {tmp_path / "out"}, by: shots}}}}}}
 
 def sweep(command, tmp_path, *more):
     return subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False)
+
+
+def out(tmp_path):
+    """Where the tables are of a sweep that differs from what its experiment says."""
+    return tmp_path / "runs" / "small" / "tables"
 
 
 def finished(tmp_path):
@@ -49,8 +56,8 @@ def test_a_failed_run_is_named_the_others_go_on_and_the_exit_status_says_so(comm
         "3 of 4 runs done" in ended.stderr and "shots=-1" in ended.stderr and "expected a whole number" in ended.stderr
     )
     assert "Traceback" not in ended.stderr
-    assert {s.shots for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {0, 1, 2}
-    assert len(finished(tmp_path)) == 3 and (tmp_path / "out" / "shots.png").is_file()
+    assert {s.shots for s in read_scores(out(tmp_path) / "scores.jsonl")} == {0, 1, 2}
+    assert len(finished(tmp_path)) == 3 and (out(tmp_path) / "shots.png").is_file()
 
 
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, tmp_path):
@@ -63,24 +70,54 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, tmp_path
     process.wait()
     before = finished(tmp_path)
     assert 0 < len(before) < 3, "the kill came at the wrong moment to test anything"
-    assert not (tmp_path / "out").exists()
+    assert not out(tmp_path).exists()
     sweep(command, tmp_path)
     after = finished(tmp_path)
     assert len(after) == 3 and before.items() <= after.items(), "a finished run was repeated"
-    table = (tmp_path / "out" / "table.md").read_text()
+    table = (out(tmp_path) / "table.md").read_text()
     sweep(command, tmp_path)
-    assert finished(tmp_path) == after and (tmp_path / "out" / "table.md").read_text() == table
-    assert not list(tmp_path.rglob("*partial*"))
+    assert finished(tmp_path) == after and (out(tmp_path) / "table.md").read_text() == table
+    assert not list((tmp_path / "runs").rglob("*partial*")) and not (tmp_path / "never").exists()
 
 
 def test_parallel_workers_make_the_same_table(command, tmp_path):
     sweep(command, tmp_path)
-    alone = (tmp_path / "out" / "table.md").read_text()
+    alone = (out(tmp_path) / "table.md").read_text()
     (tmp_path / "runs").rename(tmp_path / "runs_alone")
     (tmp_path / "cache").rename(tmp_path / "cache_alone")
     ended = sweep(command, tmp_path, "launcher=joblib", "hydra.launcher.n_jobs=2")
     assert "3 of 4 runs done" in ended.stderr and ended.returncode == 1, ended.stderr
-    assert (tmp_path / "out" / "table.md").read_text() == alone
+    assert (out(tmp_path) / "table.md").read_text() == alone
+
+
+def test_a_search_goes_on_after_a_failed_trial(command, tmp_path):
+    pytest.importorskip("optuna")
+    search = [option for option in command if not option.startswith("shots=")]
+    search += ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0"]
+    search += ["hydra.sweeper.direction=minimize", "objectives=[forget]"]
+    search += ["hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0"]
+    ended = sweep(search, tmp_path, "shots=choice(1,-1,0)")
+    done, of = map(int, re.search(r"(\d) of (\d) runs done", ended.stderr).groups())
+    assert ended.returncode == 1 and of == 4 and 0 < done < 4, ended.stderr
+    assert len(re.findall("failed: .*shots=-1", ended.stderr)) == 4 - done
+    table = (out(tmp_path) / "trials.md").read_text()
+    assert table.count("shots=") == done and "shots=-1" not in table
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_written_down_and_can_be_composed(path):
+    config = configured("train", [f"experiment={path.stem}"])
+    assert config.slug == path.stem and config.trainer.devices == 1
+    written = (ROOT / "experiments" / path.stem / "README.md").read_text()
+    assert "**Question.**" in written and "**Prediction**" in written and f"experiment={path.stem}" in written
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "slurm"])
+def test_every_launcher_preset_can_be_composed(launcher, tmp_path):
+    pytest.importorskip({"slurm": "submitit"}.get(launcher, launcher))
+    command = [sys.executable, str(ROOT / "train.py"), f"launcher={launcher}", "concept=cat", "--cfg=hydra"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert f"_target_: hydra_plugins.hydra_{ {'slurm': 'submitit'}.get(launcher, launcher) }_launcher." in shown
 
 
 def test_the_runs_of_a_sweep_run_on_a_cluster_of_two_raylets(command, tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 
 from unreel.figures import forget_retain, pareto
@@ -11,7 +12,7 @@ from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
 from unreel.sweeps import Sweep, write_tables
-from unreel.tables import cells, differing_in, gap, groups_of, in_images, left
+from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left
 
 
 def rows(run, seed, before, after):
@@ -35,11 +36,11 @@ def write_run(folder, name, scores, status="done"):
 def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
     scores = rows("a", 0, {FORGET: 0.8, RETAIN: 0.8}, {FORGET: 0.0, RETAIN: 0.6})
     scores += rows("b", 1, {FORGET: 1.0, RETAIN: 0.8}, {FORGET: 0.2, RETAIN: 0.8})
-    # forget: mean 0.1, standard deviation 0.1414, 1.96 * 0.1414 / sqrt(2) = 0.196; retain 0.7 / 0.8, residuals from
-    # 0.875 * 0.8 are -0.1 and 0.1, 1.96 * sqrt(0.02 / 2) / 0.8 = 0.245
+    # t of one degree of freedom is 12.706. forget: mean 0.1, standard deviation 0.1414, times t / sqrt(2): 1.271;
+    # retain 0.7 / 0.8, residuals from 0.875 * 0.8 are -0.1 and 0.1, t * sqrt(0.02 / 2) / 0.8 = 1.588
     assert cells(scores) == {
-        "forget": "**10.0%** ± 19.6% (90.0% before)", "context": "–",
-        "retain": "**87.5%** ± 24.5% (80.0% before)", "other sense": "–",
+        "forget": "**10.0%** ± 127.1% (90.0% before)", "context": "–",
+        "retain": "**87.5%** ± 158.8% (80.0% before)", "other sense": "–",
     }  # fmt: skip
     assert cells(scores[:2] + scores[2:4])["forget"] == "**0.0%** (80.0% before)"  # one run has no interval
     nothing = rows("a", 0, {RETAIN: 0.0}, {RETAIN: 0.0})
@@ -52,8 +53,8 @@ def test_the_transfer_gap_is_what_clips_show_more_than_images_of_the_same_edit()
     ]
     clips = rows("a", 0, {}, {FORGET: 0.1}) + rows("b", 0, {}, {FORGET: 0.2})
     still = in_images([*images, *clips], "stills")
-    # gaps 0 and 0.2: mean 0.1, standard deviation 0.1414, 1.96 * 0.1414 / sqrt(2) = 0.196
-    assert gap(clips, still) == "**+10.0%** ± 19.6%" and gap(images, still) == "**+0.0%** ± 0.0%"
+    # gaps 0 and 0.2: mean 0.1, standard deviation 0.1414, 12.706 * 0.1414 / sqrt(2) = 1.271
+    assert gap(clips, still) == "**+10.0%** ± 127.1%" and gap(images, still) == "**+0.0%** ± 0.0%"
     assert gap(rows("c", 0, {}, {FORGET: 0.1}), still) == "–"
 
 
@@ -68,7 +69,7 @@ def test_runs_are_grouped_by_what_they_erase():
 def test_tables_are_of_finished_runs_alone(tmp_path):
     write_run(tmp_path / "runs", "a", rows("a", 0, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.0, RETAIN: 0.9}))
     write_run(tmp_path / "runs", "b", rows("b", 1, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.9, RETAIN: 0.9}), "running")
-    write_tables((tmp_path / "runs").iterdir(), tmp_path / "out", {"forget": 0.1})
+    write_tables(finished_scores((tmp_path / "runs").iterdir()), tmp_path / "out", {"forget": 0.1})
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"a"}
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | 1 |" in table
@@ -76,10 +77,11 @@ def test_tables_are_of_finished_runs_alone(tmp_path):
     assert (tmp_path / "out" / "forget_retain.png").stat().st_size > 5000
 
 
-def test_a_folder_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no finished run"):
-        write_tables([tmp_path], tmp_path / "out", {})
-    assert not (tmp_path / "out").exists()
+def test_a_run_of_many_concepts_is_one_draw():
+    run = [replace(s, concept=c) for c in ("cat", "bus") for s in rows("a", 0, {FORGET: 1.0}, {FORGET: 0.0})]
+    run = [replace(s, value=0.4) if (s.concept, s.stage) == ("bus", "after") else s for s in run]
+    assert cells(run)["forget"] == "**20.0%** (100.0% before)"
+    assert forget_retain(run).shape == (0, 2)  # nothing is known of what it keeps
 
 
 def test_runs_are_compared_by_what_they_differ_in(tmp_path):
@@ -87,7 +89,7 @@ def test_runs_are_compared_by_what_they_differ_in(tmp_path):
         for seed in (0, 1):
             made = rows(f"{shots}-{seed}", seed, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: left_over, RETAIN: 0.9})
             write_run(tmp_path / "runs", f"{shots}-{seed}", [replace(s, shots=shots) for s in made])
-    write_tables((tmp_path / "runs").iterdir(), tmp_path / "out", {}, by="shots")
+    write_tables(finished_scores((tmp_path / "runs").iterdir()), tmp_path / "out", {}, by="shots")
     table = (tmp_path / "out" / "table.md").read_text().split("By shots")[1].split("By what")[0]
     assert table.index("| m | 2 | v | **50.0%**") < table.index("| m | 16 | v | **0.0%**")  # as numbers, not as text
     assert (tmp_path / "out" / "shots.png").stat().st_size > 5000
@@ -113,19 +115,60 @@ def test_the_pareto_front_is_of_runs_that_none_beats():
     assert left(scores, "other sense") != left(scores, "other sense")  # NaN
 
 
-def test_a_sweep_tabulates_its_own_jobs_alone_and_ends_with_the_failed_one(tmp_path, capsys):
-    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims"})
-    folder, sweep = tmp_path / "runs" / "claims", Sweep(str(tmp_path / "out"))
+@pytest.fixture
+def ended_sweep(tmp_path, monkeypatch):
+    """Ends a sweep of one done and one failed job as Hydra does, with these arguments: its exit code."""
+    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims", "objectives": ["forget", "retain"]})
+    folder = tmp_path / "runs" / "claims"
     for name in ("old", "new"):
-        write_run(folder, name, rows(name, 0, {FORGET: 1.0}, {FORGET: 0.0}))
-    (folder / "jobs").mkdir()
-    (folder / "jobs" / "000009.json").write_text('{"overrides": [], "folder": "", "error": "of an earlier sweep"}')
-    sweep.on_multirun_start(config)
-    for number, job in enumerate(({"folder": str(folder / "new"), "error": ""}, {"folder": "", "error": "no shots"})):
-        write_text(folder / "jobs" / f"{number:06}.json", json.dumps({"overrides": [f"seed={number}"], **job}))
-    with pytest.raises(SystemExit) as ended:
-        sweep.on_multirun_end(config)
-    assert ended.value.code == 1
+        write_run(folder, name, rows(name, 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0, RETAIN: 0.9}))
+    write_text(folder / "jobs" / "000009.json", '{"overrides": [], "folder": "", "error": "of an earlier sweep"}')
+
+    def end(*arguments, by="", error="no shots"):
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+        callbacks = Callbacks()
+        callbacks.callbacks = [Sweep(str(tmp_path / "out"), by=by)]
+        callbacks.on_multirun_start(config=config, config_name="train")
+        jobs = [
+            {"folder": str(folder / "new"), "error": ""},
+            {"folder": "" if error else str(folder / "new"), "error": error},
+        ]
+        for number, job in enumerate(jobs):
+            write_text(folder / "jobs" / f"{number:06}.json", json.dumps({"overrides": [f"seed={number}"], **job}))
+        try:
+            callbacks.on_multirun_end(config=config, config_name="train")
+        except SystemExit as ended:
+            return ended.code
+        finally:
+            callbacks.callbacks[0].lock.close()
+        return 0
+
+    return end
+
+
+def test_a_sweep_tabulates_its_own_jobs_alone_and_ends_with_the_failed_one(ended_sweep, tmp_path, capsys):
+    assert ended_sweep("experiment=claims", "launcher=joblib") == 1
     said = capsys.readouterr().err
     assert "1 of 2 runs done" in said and "failed: seed=1: no shots" in said and "earlier" not in said
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"new"}
+    assert "| 0.0% | 90.0% | * | `seed=0` |" in (tmp_path / "out" / "trials.md").read_text()
+
+
+def test_a_sweep_whose_tables_fail_says_so(ended_sweep, capsys):
+    assert ended_sweep(by="shot", error="") == 1
+    assert "failed: the tables: found by=shot" in capsys.readouterr().err
+
+
+def test_a_part_of_an_experiment_leaves_its_folder_alone(ended_sweep, tmp_path):
+    assert ended_sweep("experiment=claims", "seed=0", error="") == 0
+    assert not (tmp_path / "out").exists() and (tmp_path / "runs" / "claims" / "tables" / "table.md").is_file()
+
+
+def test_a_second_sweep_of_the_same_name_is_refused(tmp_path):
+    config = OmegaConf.create({"runs": str(tmp_path), "slug": "claims"})
+    first, second = Sweep(), Sweep()
+    first.on_multirun_start(config)
+    with pytest.raises(SystemExit, match="another sweep is at work"):
+        second.on_multirun_start(config)
+    first.lock.close()
+    second.on_multirun_start(config)

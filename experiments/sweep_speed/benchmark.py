@@ -38,7 +38,7 @@ def sweep_against_single_runs(folder: Path) -> None:
 def workers(folder: Path, runs: int) -> None:
     """The same runs on one worker of one thread, on one of two threads, and on two of one thread."""
     seeds = ["-m", f"seed=range({runs})"]
-    seconds("seed=0", f"runs={folder}/warm", f"cache={folder}/cache")  # the unedited clips, once
+    seconds(*seeds, f"runs={folder}/warm", f"cache={folder}/cache")  # shots and unedited clips, once
     ways = {
         "one worker, one thread": ["threads=1"],
         "one worker, two threads": ["threads=2"],

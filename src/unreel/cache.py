@@ -1,8 +1,11 @@
 """Generated tensors kept on disk under the hash of what they were generated from; safe under parallel writers."""
 
+import fcntl
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,15 @@ class TensorCache:
             return load_file(self._path(key))
         except (FileNotFoundError, SafetensorError):
             return None
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Inside the `with` block no other process holds the same key: what is made there is made once."""
+        path = self._path(key).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def save(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Writes them; the file appears whole, and of parallel writers the last one wins (they write the same)."""

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import diffusers
 import torch
@@ -28,15 +29,15 @@ from unreel.sweeps import is_sweep, record_job
 from unreel.tables import left
 
 
-def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], list[float]]:
+def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
     """A command as Hydra runs it, alone or as one of a sweep.
 
     Ends with one line instead of a traceback when what the user gave will not do; in a sweep the others go on. Returns
-    what a sweeper asks for: the figures of `objectives`, NaN of a run that failed.
+    what a sweeper asks for: the figures of `objectives`, None of a run that failed or lacks one.
     """
 
     @functools.wraps(main)
-    def job(config: DictConfig) -> list[float]:
+    def job(config: DictConfig) -> Any:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
         if config.get("threads"):
@@ -59,10 +60,13 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], list[flo
             wandb.finish()  # or, after an error, the next run of a sweep would write into this one
         if is_sweep():
             record_job(config, folder, error)
-        if error:
-            return [math.nan] * len(objectives)
-        scores = read_scores(run.folder / "scores.jsonl") if objectives else []
-        return [left(scores, column) for column in objectives]
+        if error or not objectives:
+            return None
+        scores = read_scores(run.folder / "scores.jsonl")
+        values = [left(scores, column) for column in objectives]
+        if any(map(math.isnan, values)):
+            return None
+        return values if len(values) > 1 else values[0]
 
     return job
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 SCORES = ("forget/concept_accuracy", "context/context_accuracy", "retain/accuracy", "other_sense/concept_accuracy")
+STEP = "trainer/global_step"  # Lightning's; W&B's own counts calls of log
 ABLATED = ("method", "parameters", "shots", "steps", "concept")  # config keys that bars are grouped by
 GIVEN = {"entity": None, "project": None, "name": "unreel", "t2v": ["zoo_animatediff"]}
 
@@ -23,8 +24,8 @@ def workspace(entity: str, project: str, name: str, t2v: list[str]) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
-    curves = [panels.LinePlot(title=key, x="Step", y=[key], range_y=(0, 1)) for key in SCORES]
-    guards = [panels.LinePlot(title=key, x="Step", y=[key]) for key in ("train/loss", "donor/evidence", "donor/drift")]
+    curves = [panels.LinePlot(title=key, x=STEP, y=[key], range_y=(0, 1)) for key in SCORES]
+    guards = [panels.LinePlot(title=key, x=STEP, y=[key]) for key in ("train/loss", "donor/evidence", "donor/drift")]
     bars = [
         panels.BarPlot(
             title=f"{score} by {key}", metrics=[score], groupby=panels.Config(key), groupby_aggfunc="mean",

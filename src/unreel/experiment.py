@@ -1,5 +1,6 @@
 """From a resolved config to the parts of a run, every check first; what train.py and evaluate.py share."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
 from unreel.edits import Edit
 from unreel.records import Concept, Prompt
 from unreel.rendering import Renderer
-from unreel.runs import Run
-from unreel.shots import SHOT_SEEDS
+from unreel.runs import Run, is_first_process
+from unreel.shots import SHOT_SEEDS, Shots
+from unreel.sweeps import is_sweep
 
 
 def concepts_of(config: DictConfig) -> list[Concept]:
@@ -88,12 +90,25 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
 
 
 def device_of(config: DictConfig) -> str:
-    """ "auto" is a GPU where there is one. ValueError for a GPU that is not there."""
+    """ "auto" is a GPU where there is one, its own of each process. ValueError for a GPU that is not there."""
     if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if str(config.device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"found device={config.device}, but torch sees no GPU: expected device=cpu or device=auto")
     return str(config.device)
+
+
+def check_processes(config: DictConfig, shots: Shots, device: str) -> None:
+    """ValueError when several processes cannot share out the batches, or are asked for inside of a sweep."""
+    devices = config.trainer.get("devices", 1)
+    processes = devices if isinstance(devices, int) and devices > 0 else max(torch.cuda.device_count(), 1)
+    if processes > 1 and is_sweep():
+        raise ValueError(f"found trainer.devices={devices} in a sweep: expected trainer.devices=1, with launcher=NAME")
+    if processes > 1 and config.device not in ("auto", "cpu"):
+        raise ValueError(f"found device={config.device} for {processes} processes: expected device=auto or device=cpu")
+    for name, number in shots.numbers.items():
+        if number % processes:
+            raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
 
 
 def check_space(config: DictConfig) -> None:
@@ -111,6 +126,7 @@ def renderers_of(config: DictConfig, device: str) -> list[Renderer]:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name or "")) or names.count(name) > 1:
             raise ValueError(f"t2v: found the name {name!r}: expected letters, digits, '_', '-' and '.', once each")
+    device = device if is_first_process() else "cpu"  # which is all that renders
     recipients = [hydra.utils.instantiate(entry, device=device) for entry in chosen.values()]
     return [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from unreel.files import whole
 from unreel.records import Score
-from unreel.tables import estimate, natural, pairs
+from unreel.tables import by_run, estimate, natural, pairs
 
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
@@ -48,16 +48,14 @@ def pareto(points: np.ndarray) -> np.ndarray:
 
 
 def forget_retain(scores: Sequence[Score]) -> np.ndarray:
-    """(n, 2): forget after, and retain after over before, a row for each run, concept and recipient that has both."""
-    forget, retain = pairs(scores, "forget"), pairs(scores, "retain")
-    if len(forget) != len(retain):
-        return np.zeros((0, 2))
-    known = retain[:, 0] > 0
-    return np.stack([forget[known, 1], retain[known, 1] / retain[known, 0]], axis=1)
+    """(n, 2): forget after, and retain after over before, a row for each run and recipient that has both."""
+    forget, retain = by_run(scores, "forget"), by_run(scores, "retain")
+    both = [key for key in forget if key in retain and retain[key][0] > 0]
+    return np.array([(forget[key][1], retain[key][1] / retain[key][0]) for key in both]).reshape(-1, 2)
 
 
 def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
-    """Forget against retain, a point a run, concept and recipient, one colour a method; bars dotted."""
+    """Forget against retain, a point a run and recipient, one colour a method; bars dotted."""
     figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
     for method in sorted({s.method for s in scores}):
         axis.scatter(*forget_retain([s for s in scores if s.method == method]).T, label=method, alpha=0.6)

@@ -1,6 +1,6 @@
 """Files that appear whole: written aside, then renamed, so that no reader ever finds half of one."""
 
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ ASIDE = ".partial_"  # how the names of unfinished files begin
 def whole(path: Path) -> Iterator[Path]:
     """The path to write to inside a `with` block; afterwards it is `path`, or gone when the block failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{ASIDE}{os.getpid()}_{path.name}")
+    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}_{path.name}")
     try:
         yield aside
         aside.replace(path)

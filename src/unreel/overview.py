@@ -1,7 +1,7 @@
 """One page over many runs: tables with intervals, figures, every run, and its clips before and after.
 
-It reads `scores.jsonl` files and the PNG strips beside the clips, nothing else; the strips stay where they are, so that
-hundreds of runs make a small page.
+It reads which runs are done, their `scores.jsonl` and the PNG strips beside the clips, nothing else; the strips stay
+where they are, so that hundreds of runs make a small page.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,6 +79,16 @@ class Renderer:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         started = time.perf_counter()
+        alone = (
+            self.cache.locked(content_key(model=self.content, encoder=encoder)) if stage == "before" else nullcontext()
+        )
+        with alone:  # other runs that want the same clips wait for them
+            clips = self._clips(prompts, seeds, keys, stage)
+        seconds = time.perf_counter() - started
+        return Rendered(self.recipient.name, stage, list(prompts), clips, seconds, self.recipient.fps)
+
+    def _clips(self, prompts: Sequence[Prompt], seeds: Sequence[int], keys: list[str], stage: str) -> Tensor:
+        """From the cache what it has, the rest rendered, (B, F, C, H, W) in [0, 1]."""
         found = [self.cache.load(key) for key in keys]
         missing = [i for i, kept in enumerate(found) if kept is None]
         with Progress(transient=True) as progress:
@@ -92,6 +103,4 @@ class Renderer:
                     if stage == "before":
                         self.cache.save(keys[i], rendered)
                 progress.advance(task, len(part))
-        clips = torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255
-        seconds = time.perf_counter() - started
-        return Rendered(self.recipient.name, stage, list(prompts), clips, seconds, self.recipient.fps)
+        return torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255

@@ -1,5 +1,6 @@
 """Run folders: the truth about a run. W&B is a mirror of it."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -44,8 +46,16 @@ def _commit() -> str:
 def _command() -> str:
     """What makes this run again: of a sweep, the one job."""
     script = Path(sys.argv[0]).name
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+    if not HydraConfig.initialized():
+        return shlex.join(["python", script, *sys.argv[1:]])
+    hydra = HydraConfig.get()
+    given = list(hydra.overrides.task) + (["hydra.mode=RUN"] if hydra.mode == RunMode.MULTIRUN else [])
     return shlex.join(["python", script, *given])
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of a training's processes that keeps the run folder."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 class Run:
@@ -72,7 +82,8 @@ class Run:
         below = Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
         self.folder = Path(config.output) if config.output else below
         status = self.read_status()
-        if status is None and self.folder.is_dir() and any(not f.name.startswith(ASIDE) for f in self.folder.iterdir()):
+        ours = (ASIDE, ".lock")
+        if status is None and self.folder.is_dir() and any(not f.name.startswith(ours) for f in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
         if status is not None and status["id"] != self.id:
             raise ValueError(
@@ -118,11 +129,27 @@ class Run:
         self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 2)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed."""
-        if getattr(rank_zero_only, "rank", 0):  # one of several processes: the first one keeps the folder
-            yield
+    def working(self) -> Iterator[bool]:
+        """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed.
+
+        Waits while another process works on the same run, and gives False when that one has finished it.
+        """
+        if not is_first_process():
+            yield True
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:  # which the system opens again when this process is killed
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.is_done():
+                status = self.read_status() or {}
+                self.timings, self.message = status["seconds"], status["message"]
+                yield False
+            else:
+                with self._running():
+                    yield True
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
         for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
             leftover.unlink()
         self._write_status("running")

@@ -44,19 +44,8 @@ class Batch:
     retain: list[str]
 
     def share(self, rank: int, processes: int) -> "Batch":
-        """What one of several processes gets of it: every so many-th shot with its captions, pair and retained caption.
-
-        Raises:
-            ValueError: when the shots, pairs or retained captions cannot be shared out evenly.
-        """
-        if processes == 1:
-            return self
-        count = len(self.latents)
-        numbers = {"batch": count, "pairs": len(self.forget) - count, "retain": len(self.retain)}
-        for name, number in numbers.items():
-            if number % processes:
-                raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
-        own = slice(rank, None, processes)
+        """What one of several processes gets of it: every so many-th shot with its captions, and of the others."""
+        count, own = len(self.latents), slice(rank, None, processes)
         forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
         return Batch(self.latents[own], self.noise[own], self.timesteps[own], forget, anchors, self.retain[own])
 
@@ -171,17 +160,38 @@ class Shots(pl.LightningDataModule):
         prompts = captions.shot_prompts(self.shots, self.seed)
         seeds = [SHOT_SEEDS + 100_000 * self.seed + i for i in range(self.shots)]
         if slug in self.files:
-            pixels = torch.stack([read_image(path, donor.size_px) for path in self.files[slug]])
-            key = content_key(images=tensor_hash(pixels), vae=donor.vae_hash, seed=self.seed)
+            images = [read_image(path, donor.size_px) for path in self.files[slug]]
+            keys = [
+                content_key(image=tensor_hash(image), vae=donor.vae_hash, seed=seed)
+                for image, seed in zip(images, seeds, strict=True)
+            ]
         else:
-            pixels, key = None, content_key(donor=donor.content, prompts=prompts, seeds=seeds, seed=self.seed)
-        if (kept := self.cache.load(key)) is not None:
-            return kept["pixels"], kept["latents"]
-        if pixels is None:
-            pixels = donor.generate(prompts, seeds) * 2 - 1
-        found = {"pixels": (pixels + 1) / 2, "latents": donor.encode_pixels(pixels, generator).float().cpu()}
-        self.cache.save(key, found)
-        return found["pixels"], found["latents"]
+            images = []
+            keys = [
+                content_key(donor=donor.content, prompt=prompt, seed=seed)
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+        with self.cache.locked(keys[0]):  # other runs that want the same ones wait for them
+            found = [self.cache.load(key) for key in keys]
+            missing = [i for i, kept in enumerate(found) if kept is None]
+            if missing:
+                made = (
+                    torch.stack([images[i] for i in missing])
+                    if images
+                    else (donor.generate([prompts[i] for i in missing], [seeds[i] for i in missing]) * 2 - 1)
+                )
+                for i, pixels in zip(missing, made, strict=True):
+                    latents = donor.encode_pixels(pixels[None], torch.Generator().manual_seed(seeds[i]))
+                    kept = found[i] = {"pixels": (pixels + 1) / 2, "latents": latents[0].float().cpu()}
+                    self.cache.save(keys[i], kept)
+        whole = [kept for kept in found if kept is not None]
+        return torch.stack([kept["pixels"] for kept in whole]), torch.stack([kept["latents"] for kept in whole])
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """How many shots, pairs and retained captions a batch has."""
+        each = -(-self.retain // len(self.captions))  # of each concept
+        return {"batch": self.batch_size, "pairs": self.pairs, "retain": each * len(self.captions)}
 
     def all_pixels(self) -> Tensor:
         """The shots of all concepts, (n, 3, H, W) in [0, 1]."""

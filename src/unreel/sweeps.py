@@ -1,25 +1,32 @@
 """Sweeps: what became of every job, and at the end the tables of the experiment.
 
-A job that fails is recorded with its error, the others go on, and the sweep ends with an error when all are through.
-The same command again runs what is not finished.
+A job that fails is recorded with its error, the others go on, and the sweep ends with an error when all are through. A
+worker process that dies (out of memory, a kill) ends the sweep. The same command again runs what is not finished.
 """
 
+import fcntl
 import json
-import shutil
+import math
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from unreel.figures import lines_or_bars, save, scatter
+from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import write_text
+from unreel.records import Score
 from unreel.scores import write_scores
-from unreel.tables import differing_in, finished_scores, groups_of, in_images, markdown
+from unreel.tables import by_run, differing_in, finished_scores, groups_of, in_images, markdown
+
+_WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 
 
 def is_sweep() -> bool:
@@ -38,22 +45,18 @@ def record_job(config: DictConfig, folder: str, error: str) -> None:
     write_text(_jobs(config) / f"{job.job.num:06}.json", json.dumps(record) + "\n")
 
 
-def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], images: str = "", by: str = "") -> None:
-    """Writes `scores.jsonl`, `table.md` and figures of all finished runs to an experiment's folder.
+def write_tables(
+    scores: Sequence[Score], folder: Path, bars: Mapping[str, float], images: str = "", by: str = ""
+) -> None:
+    """Writes `scores.jsonl`, `table.md` and figures of many runs to an experiment's folder.
 
     Args:
-        runs: run folders.
+        scores: of all runs.
         folder: of the experiment.
         bars: column -> what is asked of it: at most, of forget and the gap; at least, of the others.
         images: the recipient whose clips are the donor's images, for the transfer gap.
         by: what the runs differ in: a key of scores (shots, parameters, steps, t2v), or concepts: how many in one edit.
-
-    Raises:
-        ValueError: when no run has finished.
     """
-    scores = finished_scores(runs)
-    if not scores:
-        raise ValueError(f"no finished run to put into {folder}: expected at least one")
     groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
     asked = ", ".join(
@@ -79,10 +82,11 @@ def write_tables(runs: Iterable[Path], folder: Path, bars: Mapping[str, float], 
 
 
 class Sweep(Callback):
-    """Hydra callback: counts a sweep's jobs, writes its tables and ends it with an error when one failed.
+    """Hydra callback: counts a sweep's jobs, writes its tables and ends it with an error when something failed.
 
     Args:
-        folder: of the experiment, e.g. experiments/claims; null for no tables.
+        folder: of the experiment, e.g. experiments/claims; null for no tables. A sweep that differs from what the
+            experiment says leaves it alone and writes its tables to its folder of runs.
         bars, images, by: as in `write_tables`.
     """
 
@@ -91,20 +95,64 @@ class Sweep(Callback):
     ) -> None:
         self.folder, self.bars, self.images, self.by = folder, bars or {}, images, by
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers get the callback, but not the lock."""
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        shutil.rmtree(_jobs(config), ignore_errors=True)
+        """Hydra only warns of what a callback raises, so that it has to exit."""
+        jobs = _jobs(config)
+        jobs.mkdir(parents=True, exist_ok=True)
+        self.lock = (jobs / ".lock").open("w")  # until the process ends
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.close()
+            sys.exit(f"unreel: another sweep is at work in {jobs.parent}: wait for it, or choose another slug=NAME")
+        for record in jobs.glob("*.json"):
+            record.unlink()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         records = [json.loads(path.read_text()) for path in sorted(_jobs(config).glob("*.json"))]
-        failed = [record for record in records if record["error"]]
+        failed = [f"failed: {' '.join(r['overrides'])}: {r['error']}" for r in records if r["error"]]
         done = [Path(record["folder"]) for record in records if not record["error"]]
+        try:
+            self._write(config, records, finished_scores(done))
+        except Exception as error:
+            traceback.print_exc()
+            failed.append(f"failed: the tables: {error}")
         console = Console(stderr=bool(failed))
-        if self.folder and done:
-            write_tables(done, Path(self.folder), self.bars, self.images, self.by)
-            console.print(str(Path(self.folder) / "table.md"), soft_wrap=True, highlight=False)
         console.print(f"{len(done)} of {len(records)} runs done", highlight=False)
-        for record in failed:
-            line = f"failed: {' '.join(record['overrides'])}: {record['error']}"
+        for line in failed:
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         if failed:
             sys.exit(1)
+
+    def _write(self, config: DictConfig, records: list[dict[str, Any]], scores: list[Score]) -> None:
+        if not self.folder or not scores:
+            return
+        folder = Path(self.folder) if _as_written(sys.argv[1:]) else Path(config.runs) / config.slug / "tables"
+        write_tables(scores, folder, self.bars, self.images, self.by)
+        if config.get("objectives"):
+            write_text(folder / "trials.md", trials(records, scores))
+        Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
+
+
+def _as_written(arguments: Sequence[str]) -> bool:
+    """Whether a command line leaves an experiment as it is written: it only says where and how it runs."""
+    keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments if not argument.startswith("-")}
+    return all(key in _WHERE_AND_HOW or key.startswith("hydra.launcher.") for key in keys)
+
+
+def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str:
+    """A table of a search: what each trial was given, and what it forgot and kept; * is the Pareto front."""
+    forget, retain = by_run(scores, "forget"), by_run(scores, "retain")
+    rows = []
+    for record in records:
+        for key in (key for key in forget if key[0] == Path(record["folder"]).name):
+            before, after = retain.get(key, (0.0, 0.0))
+            kept = after / before if before else math.nan  # nothing was there that could be kept
+            rows.append((forget[key][1], kept, " ".join(record["overrides"])))
+    front = pareto(np.array([row[:2] for row in rows if not math.isnan(row[1])]).reshape(-1, 2)).tolist()
+    lines = [f"| {f:.1%} | {r:.1%} | {'*' if [f, r] in front else ''} | `{given}` |" for f, r, given in sorted(rows)]
+    return "| forget | retain | front | trial |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"

@@ -4,8 +4,8 @@ forget     concept accuracy on forget prompts, after, in [0, 1]
 retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
 transfer gap     forget in clips minus forget in images of the same edit: what does not carry over to video
 
-Intervals are 95 %, over runs: 1.96 standard errors of the mean, and of the ratio of means (Cochran, "Sampling
-Techniques", 1977, eq. 6.13).
+Intervals are 95 %, over runs, by Student's t: of the mean, and of the ratio of means (Cochran, "Sampling Techniques",
+1977, eq. 6.13).
 """
 
 import json
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 from unreel.records import Score
 from unreel.scores import read_scores
@@ -37,15 +38,25 @@ def finished_scores(runs: Iterable[Path]) -> list[Score]:
     return scores
 
 
-def pairs(scores: Sequence[Score], column: str) -> np.ndarray:
-    """(n, 2): a column's values before and after, a row for each run, concept and recipient that has both."""
+def by_run(scores: Sequence[Score], column: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """(run, recipient) -> a column's values before and after, means over the run's concepts that have both."""
     split, metric = COLUMNS[column]
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for s in scores:
         if (s.split, s.metric) == (split, metric):
-            found.setdefault((s.run, s.concept, s.t2v), {})[s.stage] = s.value
-    both = [(values["before"], values["after"]) for values in found.values() if {"before", "after"} <= values.keys()]
-    return np.array(both).reshape(-1, 2)
+            found.setdefault((s.run, s.t2v), {}).setdefault(s.concept, {})[s.stage] = s.value
+    means = {}
+    for key, concepts in found.items():
+        both = [(v["before"], v["after"]) for v in concepts.values() if {"before", "after"} <= v.keys()]
+        if both:
+            before, after = np.mean(both, axis=0)
+            means[key] = float(before), float(after)
+    return means
+
+
+def pairs(scores: Sequence[Score], column: str) -> np.ndarray:
+    """(n, 2): the values of `by_run`; a run is one draw, however many concepts it erases."""
+    return np.array(list(by_run(scores, column).values())).reshape(-1, 2)
 
 
 def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
@@ -56,9 +67,15 @@ def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
     scale = before.mean() if relative else 1.0
     value = after.mean() / scale
     residuals = after - value * before if relative else after - value
-    n = len(values)
-    half = 1.96 * float((residuals**2).sum() / (n * (n - 1))) ** 0.5 / scale if n > 1 else float("nan")
-    return float(value), float(half)
+    return float(value), half_interval(residuals) / float(scale)
+
+
+def half_interval(residuals: np.ndarray) -> float:
+    """Half the 95 % interval of a mean, by Student's t, from its residuals (n,); NaN of one."""
+    n = len(residuals)
+    if n < 2:
+        return float("nan")
+    return float(t.ppf(0.975, n - 1) * ((residuals**2).sum() / (n * (n - 1))) ** 0.5)
 
 
 def left(scores: Sequence[Score], column: str) -> float:
@@ -77,11 +94,14 @@ def in_images(scores: Sequence[Score], images: str) -> dict[tuple[str, str], flo
 def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
     """The transfer gap of a set of runs, as text; `still` is what `in_images` found."""
     split, metric = COLUMNS["forget"]
-    clips = [s for s in scores if (s.stage, s.split, s.metric) == ("after", split, metric)]
-    gaps = np.array([s.value - still[s.run, s.concept] for s in clips if (s.run, s.concept) in still])
+    own: dict[tuple[str, str], list[float]] = {}
+    for s in scores:
+        if (s.stage, s.split, s.metric) == ("after", split, metric) and (s.run, s.concept) in still:
+            own.setdefault((s.run, s.t2v), []).append(s.value - still[s.run, s.concept])
+    gaps = np.array([np.mean(of_run) for of_run in own.values()])
     if not len(gaps):
         return "–"
-    half = f" ± {1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5:.1%}" if len(gaps) > 1 else ""
+    half = f" ± {half_interval(gaps - gaps.mean()):.1%}" if len(gaps) > 1 else ""
     return f"**{gaps.mean():+.1%}**{half}"
 
 

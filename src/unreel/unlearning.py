@@ -115,7 +115,9 @@ class UnlearningModule(pl.LightningModule):
         if not torch.isfinite(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")):  # on any process
             self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
             self.trainer.should_stop = True
-            return None
+            if self.trainer.world_size == 1:
+                return None
+            return sum(0.0 * p.sum() for p in self.text_encoder.parameters() if p.requires_grad)  # DDP skips no step
         if self.guard is None:  # should the next loss be none
             self.best, self.best_step = self._state(), self.global_step
         return loss
@@ -168,17 +170,21 @@ class UnlearningModule(pl.LightningModule):
         if self.guard is not None and self.gone >= self.guard.patience:  # resumed after it had stopped early
             self.trainer.should_stop = True
 
+    def _agreed(self, value: Any) -> Any:
+        """What the first process found, in all of them, so that they decide alike."""
+        return self.trainer.strategy.broadcast(value)
+
     def look(self) -> None:
         """Every few steps: the trust region, how much of the concept is left, the best state, and whether to stop."""
         guard = self.guard
         if guard is None or (self.global_step % guard.check_every and self.global_step != self.trainer.max_steps):
             return
-        drift = self.drift(self.probe.retain)
+        drift = self._agreed(self.drift(self.probe.retain))
         while drift > guard.max_drift:  # trust region: back along the way it came
             before = dict(self.reference.named_parameters())
             self._restore({name: (p + before[name]) / 2 for name, p in self._state().items()})
-            drift = self.drift(self.probe.retain)
-        evidence = self.evidence()
+            drift = self._agreed(self.drift(self.probe.retain))
+        evidence = self._agreed(self.evidence())
         known = [value for value in evidence if value is not None]
         scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
         for logger in self.trainer.loggers:
