@@ -60,7 +60,10 @@ def test_a_failed_run_is_named_the_others_go_on_and_the_exit_status_says_so(comm
     assert len(finished(tmp_path)) == 3 and (out(tmp_path) / "shots.png").is_file()
 
 
-def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, tmp_path):
+@pytest.mark.parametrize("launcher", [[], ["launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["alone", "joblib"])
+def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, launcher, tmp_path):
+    """Workers outlive the kill of the process that they work for, and end the run that they are at."""
+    command = [*command, *launcher]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for _ in range(6000):
         if finished(tmp_path) or process.poll() is not None:

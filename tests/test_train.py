@@ -190,8 +190,8 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
 def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, judge_folder, tmp_path):
     """Killed in its training, and again after the last step, while it renders what came of it."""
     base = small_run(small_folders, judge_folder, tmp_path)
-    options = [*base, "method.data.steps=60", "evaluation.at_steps=[2]", "logger=none"]
-    train.main(configured("train", [*options, f"output={tmp_path / 'whole'}"]))
+    options = [*base, "method.data.steps=60", "evaluation.at_steps=[2]"]
+    train.main(configured("train", [*options, "logger=none", f"output={tmp_path / 'whole'}"]))
     broken = tmp_path / "broken"
     command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]
 
@@ -218,6 +218,8 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
     assert sorted((s.stage, s.metric, s.split, s.value) for s in first) == sorted(
         (s.stage, s.metric, s.split, s.value) for s in second
     )
+    on_wandb = [path.name.rpartition("-")[2] for path in (broken / "wandb").glob("offline-run-*")]
+    assert on_wandb == [json.loads((broken / "status.json").read_text())["id"]] * 3, "W&B got several runs"
 
 
 @pytest.mark.parametrize(
