@@ -111,6 +111,8 @@ def test_a_search_goes_on_after_a_failed_trial(command, tmp_path):
 def test_every_experiment_is_written_down_and_can_be_composed(path):
     config = configured("train", [f"experiment={path.stem}"])
     assert config.slug == path.stem and config.trainer.devices == 1
+    images = configured("train", [f"experiment={path.stem}"], hydra=True).hydra.callbacks.sweep.get("images")
+    assert images is None or images in {recipient.name for recipient in config.t2v.values()}
     written = (ROOT / "experiments" / path.stem / "README.md").read_text()
     assert "**Question.**" in written and "**Prediction**" in written and f"experiment={path.stem}" in written
 

@@ -62,9 +62,9 @@ def small_run(folders, judge_folder, tmp_path):
     ]  # fmt: skip
 
 
-def configured(name, overrides):
+def configured(name, overrides, hydra=False):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(name, overrides)
+        return compose(name, overrides, return_hydra_config=hydra)
 
 
 def only_run(folder, slug="train"):

@@ -126,7 +126,6 @@ def test_the_cards_tell_the_truth_about_the_judges(judge):
         )
 
 
-@pytest.mark.slow
 def test_every_bar_of_the_report_is_met():
     """The figures that the zoo promises, in the scores that the cards were written from."""
     scores = [s for s in read_scores(store.MODELS / "scores.jsonl") if s.stderr is not None]

@@ -130,29 +130,30 @@ def main() -> None:
         draw_contact_sheet(prompts, sheet).save(aside)
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
-    bars = [bar(score, scores) if score.stderr is not None else None for score in scores]
-    show: dict[str, Any] = {"bars": bars, "title": title, "data_uri": data_uri, "num_frames": NUM_FRAMES}
+    accuracies = [(score, bar(score, scores)) for score in scores if score.stderr is not None]
+    met = [score.value >= least for score, least in accuracies if least is not None]
+    alone = [score for score in scores if score.metric == "seconds_per_clip"]
+    show: dict[str, Any] = {"title": title, "data_uri": data_uri, "num_frames": NUM_FRAMES}
+    show |= {"met": sum(met), "asked": len(met), "accuracies": accuracies, "alone": alone}
     confused = [reading for reading in readings if reading.source in (T2I, *T2V)]
-    page = template.render(settings=settings, scores=scores, confused=confused, prompts=prompts, sheet=sheet, **show)
+    page = template.render(settings=settings, confused=confused, prompts=prompts, sheet=sheet, **show)
     write_text(output / "report.html", page)
-    print_scores(scores, [output / name for name in ("scores.jsonl", "contact_sheet.png", "report.html")])
+    print_scores(accuracies, alone)
+    for path in (output / name for name in ("scores.jsonl", "contact_sheet.png", "report.html")):
+        Console().print(str(path), soft_wrap=True, highlight=False)
 
 
-def print_scores(scores: list[Score], paths: list[Path]) -> None:
-    """Accuracies beside their bars, and where to look."""
+def print_scores(accuracies: Sequence[tuple[Score, float | None]], alone: Sequence[Score]) -> None:
+    """Accuracies beside their bars, and how long one clip takes."""
     console, table = Console(), Table("clips", "what", "accuracy", "± 95 %", "n", "bar", "")
-    for score in scores:
-        if score.stderr is not None:
-            least = bar(score, scores)
-            verdict = "" if least is None else "[green]met" if score.value >= least else "[red]not met"
-            numbers = f"{score.value:.1%}", f"{1.96 * score.stderr:.1%}", str(score.n), f"{least:.1%}" if least else ""
-            table.add_row(title(score), score.metric.removesuffix("_accuracy"), *numbers, verdict)
+    for score, least in accuracies:
+        verdict = "" if least is None else "[green]met" if score.value >= least else "[red]not met"
+        numbers = f"{score.value:.1%}", f"{1.96 * (score.stderr or 0):.1%}", str(score.n)
+        bar_text = "" if least is None else f"{least:.1%}"
+        table.add_row(title(score), score.metric.removesuffix("_accuracy"), *numbers, bar_text, verdict)
     console.print(table)
-    for score in scores:
-        if score.metric == "seconds_per_clip":
-            console.print(f"{title(score)}, one rendered alone: {score.value:.2f} s", highlight=False)
-    for path in paths:
-        console.print(str(path), soft_wrap=True, highlight=False)
+    for score in alone:
+        console.print(f"{title(score)}, one rendered alone: {score.value:.2f} s", highlight=False)
 
 
 if __name__ == "__main__":
