@@ -249,6 +249,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["t2v.animatediff.name=../up"], "found the name '../up'"),
         (["concept.van_gogh.neighbours=as a sketch"], "neighbours: 'as a sketch': expected a list"),
         (["least_free_mb=99999999999"], "MB free"),
+        (["t2v=[animatediff,modelscope]"], "t2v.modelscope.folder is missing"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, tmp_path, overrides, says):
