@@ -5,7 +5,15 @@ import json
 import open_clip
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -52,14 +60,22 @@ def donor() -> Donor:
 
 @pytest.fixture(scope="session")
 def small_folders(tmp_path_factory):
-    """A pipeline folder and a motion adapter folder that fits it."""
+    """A pipeline folder, and what makes it video: a motion adapter, and a pipeline with a video UNet of its own."""
     folder = tmp_path_factory.mktemp("small")
-    small_pipeline().save_pretrained(folder / "sd")
+    pipeline = small_pipeline()
+    pipeline.save_pretrained(folder / "sd")
     torch.manual_seed(1)
     MotionAdapter(
         block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
         motion_norm_num_groups=8, motion_max_seq_length=16, use_motion_mid_block=False,
     ).save_pretrained(folder / "adapter")  # fmt: skip
+    unet = UNet3DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D"), up_block_types=("CrossAttnUpBlock3D", "UpBlock3D"),
+        cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+    parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    TextToVideoSDPipeline(unet=unet, **parts).save_pretrained(folder / "modelscope")
     return folder
 
 

@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from unreel.records import Score
 from unreel.scores import read_scores
 from unreel.zoo import report
+from unreel.zoo.readings import prompt
 from unreel.zoo.words import KINDS, candidates, word
 from unreel.zoo.world import held_out
 
@@ -29,15 +32,19 @@ def output(tmp_path_factory):
 
 
 def test_scores_are_rows_of_the_design(output):
-    rows = {(s.t2i, s.t2v, s.metric): s for s in read_scores(output / "scores.jsonl")}
+    rows = {(s.t2i, s.t2v, s.split, s.metric): s for s in read_scores(output / "scores.jsonl")}
     for kind in ("subject", "style", "scene"):
-        assert rows["drawn", "", f"{kind}_accuracy"].n == 6 and rows["zoo", "", f"{kind}_accuracy"].n == 3
-    for kind in ("subject", "style", "scene", "motion"):
-        assert rows["", "zoo_animatediff", f"{kind}_accuracy"].n == 2
-    assert rows["", "drawn", "motion_accuracy"].n == 6
-    assert rows["", "zoo_animatediff", "seconds_per_clip"].value > 0
+        assert rows["drawn", "", "held_out", f"{kind}_accuracy"].n == 6
+        assert rows["zoo", "", "held_out", f"{kind}_accuracy"].n == 3
+    for t2v in ("zoo_animatediff", "zoo_unet3d"):
+        for kind in ("subject", "style", "scene", "motion"):
+            assert rows["", t2v, "held_out", f"{kind}_accuracy"].n == 2
+        assert rows["", t2v, "long", "subject_accuracy"].n == 2
+        assert rows["", t2v, "held_out", "seconds_per_clip"].value > 0
+    assert rows["zoo", "", "senses", "bat_accuracy"].n == 2
+    assert rows["", "drawn", "held_out", "motion_accuracy"].n == 6
     assert all(0 <= s.value <= 1 for s in rows.values() if s.metric.endswith("accuracy"))
-    assert {s.split for s in rows.values()} == {"held_out"} and {s.slug for s in rows.values()} == {"zoo_report"}
+    assert {s.slug for s in rows.values()} == {"zoo_report"}
 
 
 def test_the_page_asks_nothing_of_the_network_and_its_clips_move(output):
@@ -46,7 +53,7 @@ def test_the_page_asks_nothing_of_the_network_and_its_clips_move(output):
     assert addresses and all(address.startswith("data:") for address in addresses)
     assert "<script" not in page
     assert "url(" not in page and "@import" not in page
-    assert page.count("data:image/webp;base64,") == 3 * len(report.contact_specs(90_001))
+    assert page.count("data:image/webp;base64,") == 4 * len(report.contact_specs(90_001))
     assert Image.open(output / "contact_sheet.png").width > 600
 
 
@@ -57,11 +64,20 @@ def test_the_contact_sheet_goes_through_styles_motions_and_groups():
     assert all(map(held_out, specs))
 
 
-def test_prompts_state_what_is_judged():
+@pytest.mark.parametrize("long", [False, True])
+def test_prompts_state_what_is_judged(long):
     for index, spec in enumerate(report.contact_specs(3)):
-        text = report.prompt(spec, index)
+        text = prompt(spec, index, long=long)
+        assert not long or len(text.split()) >= 20
         for kind in KINDS:
             assert any(p in text for p in word(kind, getattr(spec, kind)).phrases), (text, spec)
+
+
+def test_a_long_prompt_may_cost_four_points():
+    short = Score(slug="", t2v="zoo_unet3d", split="held_out", metric="subject_accuracy", value=0.9, n=9)
+    long = replace(short, split="long", value=0.5)
+    assert report.bar(long, [short, long]) == pytest.approx(0.86)
+    assert report.bar(short, [short, long]) == 0.87
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ def test_a_failed_run_is_named_the_others_go_on_and_the_exit_status_says_so(comm
     assert len(finished(tmp_path)) == 3 and (out(tmp_path) / "shots.png").is_file()
 
 
-def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, tmp_path):
+@pytest.mark.parametrize("launcher", [[], ["launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["alone", "joblib"])
+def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, launcher, tmp_path):
+    """Workers outlive the kill of the process that they work for, and end the run that they are at."""
+    command = [*command, *launcher]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for _ in range(6000):
         if finished(tmp_path) or process.poll() is not None:
@@ -108,6 +111,8 @@ def test_a_search_goes_on_after_a_failed_trial(command, tmp_path):
 def test_every_experiment_is_written_down_and_can_be_composed(path):
     config = configured("train", [f"experiment={path.stem}"])
     assert config.slug == path.stem and config.trainer.devices == 1
+    images = configured("train", [f"experiment={path.stem}"], hydra=True).hydra.callbacks.sweep.get("images")
+    assert images is None or images in {recipient.name for recipient in config.t2v.values()}
     written = (ROOT / "experiments" / path.stem / "README.md").read_text()
     assert "**Question.**" in written and "**Prediction**" in written and f"experiment={path.stem}" in written
 

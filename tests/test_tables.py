@@ -47,14 +47,14 @@ def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
     assert cells(nothing)["retain"] == "0 before"
 
 
-def test_the_transfer_gap_is_what_clips_show_more_than_images_of_the_same_edit():
+def test_the_transfer_gap_is_what_images_show_more_than_clips_of_the_same_edit():
     images = [
         replace(s, t2v="stills") for run, left in (("a", 0.1), ("b", 0.0)) for s in rows(run, 0, {}, {FORGET: left})
     ]
     clips = rows("a", 0, {}, {FORGET: 0.1}) + rows("b", 0, {}, {FORGET: 0.2})
     still = in_images([*images, *clips], "stills")
-    # gaps 0 and 0.2: mean 0.1, standard deviation 0.1414, 12.706 * 0.1414 / sqrt(2) = 1.271
-    assert gap(clips, still) == "**+10.0%** ± 127.1%" and gap(images, still) == "**+0.0%** ± 0.0%"
+    # gaps 0 and -0.2: mean -0.1, standard deviation 0.1414, 12.706 * 0.1414 / sqrt(2) = 1.271
+    assert gap(clips, still) == "**-10.0%** ± 127.1%" and gap(images, still) == "**+0.0%** ± 0.0%"
     assert gap(rows("c", 0, {}, {FORGET: 0.1}), still) == "–"
 
 

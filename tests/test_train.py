@@ -25,6 +25,7 @@ from unreel.runs import Run
 from unreel.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
+RECIPIENTS = ("animatediff", "text2video_zero", "modelscope")
 HOSTILE = "<script>document.title=1</script>../x"
 
 
@@ -43,6 +44,13 @@ def zero(folders):
     ]  # fmt: skip
 
 
+def modelscope(folders):
+    return [
+        f"t2v.modelscope.folder={folders / 'modelscope'}", "t2v.modelscope.dtype=float32",
+        "t2v.modelscope.num_frames=3", "t2v.modelscope.num_inference_steps=2",
+    ]  # fmt: skip
+
+
 def small_run(folders, judge_folder, tmp_path):
     """README's second example with small folders in place of the hub's."""
     return [
@@ -54,9 +62,9 @@ def small_run(folders, judge_folder, tmp_path):
     ]  # fmt: skip
 
 
-def configured(name, overrides):
+def configured(name, overrides, hydra=False):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(name, overrides)
+        return compose(name, overrides, return_hydra_config=hydra)
 
 
 def only_run(folder, slug="train"):
@@ -66,10 +74,11 @@ def only_run(folder, slug="train"):
 
 @pytest.fixture(scope="module")
 def finished(small_folders, judge_folder, tmp_path_factory):
-    """One whole run with two recipients and a look in the middle: (folder of all, run folder)."""
+    """One whole run with three recipients and a look in the middle: (folder of all, run folder)."""
     tmp_path = tmp_path_factory.mktemp("finished")
-    options = [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]", *zero(small_folders)]
-    options[options.index("t2v=animatediff")] = "t2v=[animatediff,text2video_zero]"
+    options = [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]"]
+    options += [*zero(small_folders), *modelscope(small_folders)]
+    options[options.index("t2v=animatediff")] = f"t2v=[{','.join(RECIPIENTS)}]"
     options += [f"phrase='{HOSTILE}'", "kind=character"]
     os.environ["WANDB_SILENT"] = "true"
     train.main(configured("train", options))
@@ -87,7 +96,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     edit.apply(pipeline)
     exported = CLIPTextModel.from_pretrained(run / "text_encoder").state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in pipeline.text_encoder.state_dict().items())
-    for recipient in ("animatediff", "text2video_zero"):
+    for recipient in RECIPIENTS:
         for stage in ("before", "after"):
             assert len(list((run / "clips" / stage / recipient).glob("*_van_gogh_*.mp4"))) == 4
         assert (run / "clips" / f"{recipient}_van_gogh_forget.png").is_file()
@@ -97,7 +106,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
 def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
     _, run = finished
     scores = read_scores(run / "scores.jsonl")
-    assert {s.t2v for s in scores} == {"animatediff", "text2video_zero"}
+    assert {s.t2v for s in scores} == set(RECIPIENTS)
     assert {s.stage for s in scores} == {"before", "step_2", "after"}
     assert {(s.split, s.metric) for s in scores} >= {
         ("forget", "concept_accuracy"), ("context", "context_accuracy"), ("retain", "accuracy"),
@@ -132,7 +141,7 @@ def test_the_same_command_again_does_nothing_again(finished, small_folders, judg
     tmp_path, run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]",
-                                    *zero(small_folders), "t2v=[animatediff,text2video_zero]",
+                                    *zero(small_folders), *modelscope(small_folders), f"t2v=[{','.join(RECIPIENTS)}]",
                                     f"phrase='{HOSTILE}'", "kind=character"]))  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
     assert "report.html" in capsys.readouterr().out
@@ -190,8 +199,8 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
 def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, judge_folder, tmp_path):
     """Killed in its training, and again after the last step, while it renders what came of it."""
     base = small_run(small_folders, judge_folder, tmp_path)
-    options = [*base, "method.data.steps=60", "evaluation.at_steps=[2]", "logger=none"]
-    train.main(configured("train", [*options, f"output={tmp_path / 'whole'}"]))
+    options = [*base, "method.data.steps=60", "evaluation.at_steps=[2]"]
+    train.main(configured("train", [*options, "logger=none", f"output={tmp_path / 'whole'}"]))
     broken = tmp_path / "broken"
     command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]
 
@@ -218,6 +227,8 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
     assert sorted((s.stage, s.metric, s.split, s.value) for s in first) == sorted(
         (s.stage, s.metric, s.split, s.value) for s in second
     )
+    on_wandb = [path.name.rpartition("-")[2] for path in (broken / "wandb").glob("offline-run-*")]
+    assert on_wandb == [json.loads((broken / "status.json").read_text())["id"]] * 3, "W&B got several runs"
 
 
 @pytest.mark.parametrize(
@@ -238,6 +249,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["t2v.animatediff.name=../up"], "found the name '../up'"),
         (["concept.van_gogh.neighbours=as a sketch"], "neighbours: 'as a sketch': expected a list"),
         (["least_free_mb=99999999999"], "MB free"),
+        (["t2v=[animatediff,modelscope]"], "t2v.modelscope.folder is missing"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, tmp_path, overrides, says):

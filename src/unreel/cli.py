@@ -18,6 +18,7 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
@@ -75,6 +76,8 @@ def _one_line(error: Exception) -> str:
     """What a user can do something about, as one line; "" for all else."""
     if isinstance(error, ValueError):
         return " ".join(str(error).split())
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: expected {error.full_key}=..."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename}): free some space and give the same command again"
     if isinstance(error, SafetensorError) and "os error 28" in str(error):

@@ -74,7 +74,7 @@ class Score:
         shots: how many shots the method saw, >= 0.
         seed: the seed of the run, >= 0.
         stage: before | after | step_<n>: when in the run the clips were rendered.
-        split: forget | retain | context | other_sense | attack_<name>; the zoo's own report adds held_out.
+        split: forget | retain | context | other_sense | attack_<name>; the zoo's report: held_out, long, senses.
         metric: what `value` is ("clip_score", "subject_accuracy", "seconds_per_clip").
         value: the number, in the metric's own range and unit: accuracies in [0, 1], times in seconds. Never NaN.
         stderr: standard error of `value`, same unit, >= 0; sqrt(p (1 - p) / n) for an accuracy p.

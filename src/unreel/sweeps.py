@@ -53,18 +53,19 @@ def write_tables(
     Args:
         scores: of all runs.
         folder: of the experiment.
-        bars: column -> what is asked of it: at most, of forget and the gap; at least, of the others.
+        bars: column -> what is asked of it: at most, of forget and of the gap's size; at least, of the others.
         images: the recipient whose clips are the donor's images, for the transfer gap.
         by: what the runs differ in: a key of scores (shots, parameters, steps, t2v), or concepts: how many in one edit.
     """
     groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
+    still = in_images(scores, images)
+    signs = {"forget": "forget ≤", "transfer gap": "size of the transfer gap ≤"}
     asked = ", ".join(
-        f"{column} {'≤' if column in ('forget', 'transfer gap') else '≥'} {bar:.0%}" for column, bar in bars.items()
+        f"{signs.get(name, f'{name} ≥')} {bar:.0%}" for name, bar in bars.items() if still or name != "transfer gap"
     )
     singles = [s for s in scores if groups[s.run] == s.kind]
     text = f"After the edit, ± 95 % over runs{f'; asked: {asked}' if asked else ''}\n\n"
-    still = in_images(scores, images)
     text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
     if by:
         differ = differing_in(scores, by)

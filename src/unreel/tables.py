@@ -2,7 +2,8 @@
 
 forget     concept accuracy on forget prompts, after, in [0, 1]
 retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
-transfer gap     forget in clips minus forget in images of the same edit: what does not carry over to video
+transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
+    images do not
 
 Intervals are 95 %, over runs, by Student's t: of the mean, and of the ratio of means (Cochran, "Sampling Techniques",
 1977, eq. 6.13).
@@ -97,7 +98,7 @@ def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
     own: dict[tuple[str, str], list[float]] = {}
     for s in scores:
         if (s.stage, s.split, s.metric) == ("after", split, metric) and (s.run, s.concept) in still:
-            own.setdefault((s.run, s.t2v), []).append(s.value - still[s.run, s.concept])
+            own.setdefault((s.run, s.t2v), []).append(still[s.run, s.concept] - s.value)
     gaps = np.array([np.mean(of_run) for of_run in own.values()])
     if not len(gaps):
         return "–"
@@ -135,7 +136,7 @@ def markdown(
     for score in scores:
         groups.setdefault(by(score), []).append(score)
     columns = [*COLUMNS, *(["transfer gap"] if still else [])]
-    head = [*names, *columns, "runs"]
+    head = [*names, *COLUMNS, *(["transfer gap (images − clips)"] if still else []), "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for group, rows in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
         row = cells(rows, still)

@@ -6,7 +6,7 @@ pipeline deprecated (frozen since 0.33.1): this file alone imports it.
 
 from pathlib import Path
 
-from diffusers import TextToVideoSDPipeline
+from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 
 from unreel.donors import pipeline_options
 from unreel.recipients.recipient import Recipient
@@ -17,6 +17,7 @@ class ModelScope(Recipient):
 
     Args:
         folder: a local diffusers folder or a hub id.
+        unet: folder of a UNet3DConditionModel that takes the place of the one in there, or None.
         revision: of a hub id.
         dtype: float32 or float16.
         num_frames, num_inference_steps, guidance_scale, fps, autocast: how it renders.
@@ -27,6 +28,7 @@ class ModelScope(Recipient):
     def __init__(
         self,
         folder: str | Path,
+        unet: str | Path | None = None,
         revision: str | None = None,
         dtype: str = "float32",
         num_frames: int = 16,
@@ -37,7 +39,14 @@ class ModelScope(Recipient):
         name: str = "",
         device: str = "cpu",
     ) -> None:
-        pipeline = TextToVideoSDPipeline.from_pretrained(**pipeline_options(folder, revision, dtype)).to(device)
+        options = pipeline_options(folder, revision, dtype)
+        if unet is not None:
+            if not (Path(unet) / "config.json").is_file():
+                raise ValueError(f"{unet}: expected the folder of a UNet3DConditionModel")
+            options["unet"] = UNet3DConditionModel.from_pretrained(
+                str(unet), use_safetensors=True, torch_dtype=options["torch_dtype"]
+            )
+        pipeline = TextToVideoSDPipeline.from_pretrained(**options).to(device)
         rendering = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip

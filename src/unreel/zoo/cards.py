@@ -28,6 +28,12 @@ _ABOUT = {
         "MotionAdapter on the UNet of `../t2i`, whose spatial weights learned on in the same stage. Loads with "
         "`AnimateDiffPipeline.from_pretrained(t2i, motion_adapter=MotionAdapter.from_pretrained(folder))`.",
     ),
+    "unet3d": (
+        "Text-to-video, of the ModelScope family",
+        "UNet3DConditionModel that started from the UNet of `../t2i` where names and shapes fit; every weight was "
+        "trained, on clips and on stills as clips of one frame. It shares the text encoder and the VAE of `../t2i`. "
+        "Loads with `TextToVideoSDPipeline.from_pretrained(t2i, unet=UNet3DConditionModel.from_pretrained(folder))`.",
+    ),
     "judge": (
         "Judge of frames",
         "open_clip model (residual network and a text transformer) that classifies subject, style and scene zero-shot. "
@@ -38,6 +44,7 @@ _ABOUT = {
         "3-D CNN that classifies the motion of clips of 8 frames. No training loss uses it.",
     ),
 }
+T2V = {"motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d"}  # model -> what scores call its clips
 _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
@@ -51,8 +58,8 @@ _TRAINING_DATA = (
 def _scored_by(name: str, score: Score) -> bool:
     if name == "t2i":
         return score.t2i == "zoo" and not score.t2v
-    if name == "motion_adapter":
-        return score.t2v == "zoo_animatediff"
+    if name in T2V:
+        return score.t2v == T2V[name]
     return "drawn" in (score.t2i, score.t2v) and (score.metric == "motion_accuracy") == (name == "motion_judge")
 
 
@@ -69,12 +76,12 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
     lines += [
         "Held-out combinations, seeds not used in training (`make zoo-report`).",
         "",
-        "| Metric | Value | n |",
-        "|---|---|---|",
+        "| Prompts | Metric | Value | n |",
+        "|---|---|---|---|",
     ]
     for score in scores:
         value = f"{score.value:.1%} ± {1.96 * score.stderr:.1%}" if score.stderr is not None else f"{score.value:.2f}"
-        lines.append(f"| {score.metric} | {value} | {score.n} |")
+        lines.append(f"| {score.split} | {score.metric} | {value} | {score.n} |")
     return "\n".join(lines) + "\n"
 
 

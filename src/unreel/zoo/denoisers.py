@@ -1,5 +1,5 @@
 """Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips,
-and on clips alone a UNet3D of the ModelScope family.
+and a UNet3D of the ModelScope family.
 
 Reference: Rombach et al. 2022 (arXiv 2112.10752), eq. 3, with v-prediction (Salimans & Ho 2022, arXiv 2202.00512,
 appendix D), all timesteps alike, so that the noisiest, where the caption decides, count as much as the others; Guo et
@@ -36,7 +36,7 @@ def noise_scheduler() -> DDIMScheduler:
 
 
 class Conditioning:
-    """Frozen text encoder and encoded drawings: what both denoiser stages learn from.
+    """Frozen text encoder and encoded drawings: what the denoiser stages learn from.
 
     Args:
         latents: of the first clips, (count, F, c, h, w), already scaled.

@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -55,11 +61,12 @@ def export_models(work: Path, models: Path = MODELS) -> None:
         requires_safety_checker=False,
     ).save_pretrained(aside / "t2i")
     MotionAdapter.from_pretrained(work / "motion" / "motion_adapter").save_pretrained(aside / "motion_adapter")
+    UNet3DConditionModel.from_pretrained(work / "unet3d" / "model").save_pretrained(aside / "unet3d")
     shutil.copytree(work / "judge" / "model", aside / "judge")
     MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
     _halve(aside)
     _forget_paths(aside)
-    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("judge", "motion_judge")}
+    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("unet3d", "judge", "motion_judge")}
     stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
     for name, parts in stages.items():
         records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}

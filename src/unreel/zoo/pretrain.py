@@ -100,7 +100,7 @@ def t2i(cfg: DictConfig) -> None:
 
 
 def motion(cfg: DictConfig) -> None:
-    """Clips and stills together: both UNets of the zoo come out of this stage."""
+    """Clips and stills together: the T2I UNet and the motion modules of the zoo come out of this stage."""
     unet = UNet2DConditionModel.from_pretrained(Path(cfg.work) / "t2i" / "model")
     stage = TextToVideo(_conditioning(cfg), unet, **_options(cfg, "motion"))
     _fit(stage, "motion", cfg)
@@ -141,7 +141,7 @@ STAGES = {
 NEEDS = {
     "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
     "motion": ["t2i/model"], "unet3d": ["motion/unet"], "judge": ["tokenizer/model"],
-    "export": ["text/model", "vae/model", "motion/unet", "judge/model", "motion_judge/model"],
+    "export": ["text/model", "vae/model", "motion/unet", "unet3d/model", "judge/model", "motion_judge/model"],
 }  # fmt: skip
 
 

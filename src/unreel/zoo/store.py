@@ -1,7 +1,8 @@
 """The shipped models: where they are, whether they are whole, and how to load them.
 
 `models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
-`models/motion_adapter` turns it into an AnimateDiffPipeline; `models/judge` and `models/motion_judge` look at clips.
+`models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline;
+`models/judge` and `models/motion_judge` look at clips.
 `models/SHA256SUMS` has the hash of every file.
 """
 
@@ -9,7 +10,13 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNet3DConditionModel,
+)
 
 MODELS = Path(__file__).with_name("models")
 SUMS = "SHA256SUMS"
@@ -44,7 +51,7 @@ def verified(name: str, folder: Path = MODELS) -> Path:
     """The folder of one model, after every file in it was found whole.
 
     Args:
-        name: "t2i", "motion_adapter", "judge", "motion_judge".
+        name: "t2i", "motion_adapter", "unet3d", "judge", "motion_judge".
         folder: where the models are.
 
     Raises:
@@ -79,3 +86,9 @@ def load_animatediff(folder: Path = MODELS) -> AnimateDiffPipeline:
     """The zoo's AnimateDiff text-to-video pipeline on the same T2I weights, float32."""
     adapter = MotionAdapter.from_pretrained(verified("motion_adapter", folder))
     return AnimateDiffPipeline.from_pretrained(verified("t2i", folder), motion_adapter=adapter)
+
+
+def load_unet3d(folder: Path = MODELS) -> TextToVideoSDPipeline:
+    """The zoo's text-to-video pipeline of the ModelScope family: its own denoiser, encoder and VAE of the T2I."""
+    unet = UNet3DConditionModel.from_pretrained(verified("unet3d", folder))
+    return TextToVideoSDPipeline.from_pretrained(verified("t2i", folder), unet=unet)

@@ -1,0 +1,209 @@
+"""What `make zoo-report` measures: every model of the zoo renders held-out combinations, and the judge reads the clips.
+
+Every metric is an accuracy: the share of clips in which the judge sees what the prompt says. Every sample has a seed of
+its own, so that results do not depend on the batch size.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from unreel.records import Score
+from unreel.zoo.captions import caption
+from unreel.zoo.judges import Judge
+from unreel.zoo.store import load_animatediff, load_t2i, load_unet3d, verified
+from unreel.zoo.words import KINDS, SUBJECTS
+from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, sample_spec
+
+Specs = Sequence[Spec]
+Seeds = Sequence[int]
+Render = Callable[[Specs, Seeds], Tensor]  # specs, seeds -> clips (B, F, C, H, W) in [0, 1]
+STILL_KINDS = ("subject", "style", "scene")  # what a single frame shows
+SENSES = [word.name for word in SUBJECTS if word.group == "sense"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where clips come from.
+
+    Attributes:
+        title: for people.
+        t2i, t2v: for scores; one of them is "".
+        kinds: what the judge reads in them.
+        split: held_out, or what is special about the prompts: long (20 words and more), senses (words with two).
+    """
+
+    title: str
+    t2i: str = ""
+    t2v: str = ""
+    kinds: tuple[str, ...] = KINDS
+    split: str = "held_out"
+
+
+STILLS, CLIPS = Source("Drawn frames", t2i="drawn", kinds=STILL_KINDS), Source("Drawn clips", t2v="drawn")
+T2I = Source("T2I images", t2i="zoo", kinds=STILL_KINDS)
+T2V = [Source("AnimateDiff clips", t2v="zoo_animatediff"), Source("UNet3D clips", t2v="zoo_unet3d")]
+LONG = [
+    replace(source, title=f"{source.title}, long prompts", split="long", kinds=("subject", "style")) for source in T2V
+]
+TWO_SENSES = replace(T2I, title="T2I images, words with two senses", split="senses", kinds=("subject",))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is rendered, and how: the options of the command line. ValueError for a number that is too small."""
+
+    images: int = 224
+    clips: int = 120
+    drawn: int = 1000
+    steps: int = 20
+    guidance: float = 4.0
+    batch: int = 16
+    seed: int = 90_001
+
+    def __post_init__(self) -> None:
+        for name, least in {"images": 1, "clips": 1, "drawn": 1, "steps": 1, "batch": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"found --{name} {getattr(self, name)}: expected {least} or more")
+
+
+def prompt(spec: Spec, seed: int, kinds: Sequence[str] = KINDS, long: bool = False) -> str:
+    """A caption of `spec` that states exactly `kinds`; the seed chooses the wording."""
+    rng = np.random.default_rng([seed, 11])
+    while (said := caption(spec, rng, long, states=frozenset(kinds))).states != set(kinds):
+        pass
+    return said.text
+
+
+def _drawn(draw: Callable[[Spec, int], Tensor], specs: Specs, seeds: Seeds) -> Tensor:
+    """`draw_still` or `draw_clip` over a batch; a still is a clip of one frame."""
+    pixels = torch.stack([draw(spec, seed) for spec, seed in zip(specs, seeds, strict=True)])
+    return pixels if pixels.ndim == 5 else pixels[:, None]
+
+
+class Zoo:
+    """The loaded models: `render(source)` makes clips from specs and seeds, `judge` reads them.
+
+    Raises:
+        ValueError: for a missing or damaged model file, naming it.
+    """
+
+    def __init__(self, models: Path, settings: Settings) -> None:
+        folders = verified("judge", models), verified("motion_judge", models), verified("t2i", models) / "tokenizer"
+        self.judge = Judge.from_folders(*folders)
+        t2v = {"zoo_animatediff": load_animatediff(models), "zoo_unet3d": load_unet3d(models)}
+        self.pipelines: dict[str, Any] = {"zoo": load_t2i(models), **t2v}
+        for pipeline in self.pipelines.values():
+            pipeline.set_progress_bar_config(disable=True)
+        self.options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "pt"}
+
+    def render(self, source: Source) -> Render:
+        """A function from specs and seeds to clips."""
+        if "drawn" in (source.t2i, source.t2v):
+            return partial(_drawn, draw_clip if source.t2v else draw_still)
+        return partial(self._rendered, source)
+
+    def _rendered(self, source: Source, specs: Specs, seeds: Seeds) -> Tensor:
+        kinds, long = KINDS if source.t2v else STILL_KINDS, source.split == "long"
+        prompts = [prompt(spec, seed, kinds, long) for spec, seed in zip(specs, seeds, strict=True)]
+        generators, more = [torch.Generator().manual_seed(s) for s in seeds], dict(self.options)
+        if source.t2v:
+            return self.pipelines[source.t2v](
+                prompts, generator=generators, num_frames=NUM_FRAMES, **more
+            ).frames.float()
+        return self.pipelines[source.t2i](prompts, generator=generators, **more).images[:, None].float()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Clips of one source and what the judge saw: `clips[i]`, `seeds[i]` and `seen[kind][i]` belong to `specs[i]`.
+
+    `clips` are uint8 (F, H, W, C) each, `seconds` is the time of rendering alone.
+    """
+
+    source: Source
+    specs: Specs
+    seeds: Seeds
+    clips: list[np.ndarray]
+    seen: dict[str, list[str]]
+    seconds: float
+
+    def marks(self, i: int) -> list[tuple[str, bool]]:
+        """What was seen in clip i, and whether it is right."""
+        return [(names[i], names[i] == getattr(self.specs[i], kind)) for kind, names in self.seen.items()]
+
+    def scores(self) -> list[Score]:
+        """One accuracy a kind; of words with two senses, one a word."""
+        right = {kind: [dict(self.marks(i))[n] for i, n in enumerate(names)] for kind, names in self.seen.items()}
+        if self.source.split == "senses":
+            words = [spec.subject.split(" (")[0] for spec in self.specs]
+            seen = right["subject"]
+            right = {w: [s for s, other in zip(seen, words, strict=True) if other == w] for w in dict.fromkeys(words)}
+        shares = {what: (sum(marks) / len(marks), len(marks)) for what, marks in right.items()}
+        return [self.score(f"{what}_accuracy", p, (p * (1 - p) / n) ** 0.5, n) for what, (p, n) in shares.items()]
+
+    def score(self, metric: str, value: float, stderr: float | None, n: int) -> Score:
+        """A row of `scores.jsonl`."""
+        source, seconds = self.source, round(self.seconds * n / len(self.specs), 3)
+        return Score(slug="zoo_report", t2i=source.t2i, t2v=source.t2v, stage="before", split=source.split,
+                     metric=metric, value=value, stderr=stderr, n=n, seed=self.seeds[0], seconds=seconds)  # fmt: skip
+
+    def confusions(self, worst: int = 10) -> list[dict[str, Any]]:
+        """The subjects recognised least often, the worst first, with the names they were taken for."""
+        pairs = list(zip([spec.subject for spec in self.specs], self.seen["subject"], strict=True))
+        rows: list[dict[str, Any]] = []
+        for name in dict(pairs):
+            seen = Counter(other for subject, other in pairs if subject == name)
+            wrong = [(other, times) for other, times in seen.most_common() if other != name]
+            rows.append({"name": name, "share": seen[name] / seen.total(), "n": seen.total(), "wrong": wrong})
+        return sorted(rows, key=lambda row: (row["share"], -row["n"], row["name"]))[:worst]
+
+
+def read(zoo: Zoo, source: Source, specs: Specs, seed: int, batch: int, kinds: Sequence[str] = ()) -> Reading:
+    """Renders `specs` from one source, sample i with the seed `seed + i`, and asks the judge for `kinds`."""
+    render, kinds = zoo.render(source), kinds or source.kinds
+    reading = Reading(source, specs, range(seed, seed + len(specs)), [], {kind: [] for kind in kinds}, 0.0)
+    seconds = 0.0
+    for start in track(range(0, len(specs), batch), f"{source.title} × {len(specs)}".ljust(40)):
+        began = time.perf_counter()
+        clips = render(specs[start : start + batch], reading.seeds[start : start + batch])
+        seconds += time.perf_counter() - began
+        reading.clips.extend((clips * 255).round().byte().permute(0, 1, 3, 4, 2).numpy())
+        for kind in kinds:
+            reading.seen[kind].extend(zoo.judge.names(kind, clips))
+    return replace(reading, seconds=seconds)
+
+
+def take_readings(zoo: Zoo, settings: Settings) -> list[Reading]:
+    """Renders and judges all sources, on the same held-out specs; words with two senses on specs of their own."""
+    rng, half = np.random.default_rng([settings.seed, 5]), max(settings.batch // 2, 1)
+    every = [sample_spec(rng, held_out_only=True) for _ in range(max(settings.images, settings.clips, settings.drawn))]
+    rng = np.random.default_rng([settings.seed, 6])
+    drawn = (sample_spec(rng, held_out_only=True) for _ in iter(int, 1))
+    senses = [next(spec for spec in drawn if spec.subject == SENSES[i % len(SENSES)]) for i in range(settings.images)]
+    return [
+        read(zoo, STILLS, every[: settings.drawn], settings.seed, settings.batch),
+        read(zoo, CLIPS, every[: settings.drawn], settings.seed, settings.batch, ("motion",)),
+        read(zoo, T2I, every[: settings.images], settings.seed, settings.batch),
+        *(read(zoo, source, every[: settings.clips], settings.seed, half) for source in (*T2V, *LONG)),
+        read(zoo, TWO_SENSES, senses, settings.seed, settings.batch),
+    ]
+
+
+def to_scores(zoo: Zoo, readings: list[Reading]) -> list[Score]:
+    """The accuracies of the readings; last, the seconds of one clip of each video model that is rendered alone."""
+    accuracies, alone = [score for reading in readings for score in reading.scores()], []
+    for reading in readings:
+        if reading.source in T2V:
+            one = read(zoo, reading.source, reading.specs[:1], reading.seeds[0], 1)
+            alone.append(one.score("seconds_per_clip", round(one.seconds, 3), None, 1))
+    return accuracies + alone
