@@ -203,13 +203,16 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
     train.main(configured("train", [*options, "logger=none", f"output={tmp_path / 'whole'}"]))
     broken = tmp_path / "broken"
     command = [sys.executable, str(ROOT / "train.py"), *options, f"output={broken}"]
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # that of this process's runs
 
     def killed_when(path: Path) -> None:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
+        with (tmp_path / "said").open("w") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=tmp_path, env=env)
         for _ in range(6000):
             if path.exists() or process.poll() is not None:
                 break
             time.sleep(0.02)
+        assert process.poll() is None, (tmp_path / "said").read_text()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert json.loads((broken / "status.json").read_text())["status"] == "running"
