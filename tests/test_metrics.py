@@ -81,6 +81,15 @@ def test_accuracy_tells_the_concept_from_what_surrounds_it(rendered):
     assert rows["forget", "concept_accuracy"][1:] == (pytest.approx((0.25 / 2) ** 0.5), 2)
 
 
+def test_n_counts_the_clips_that_say_what_is_measured():
+    far = Prompt("a bus in pencil", "retain", (("subject", "a bus"), ("style", "pencil")), "s", "")
+    rendered = Rendered("v", "after", [PROMPTS[2], far], torch.zeros(2, 1, 3, 8, 8), 1.0, 8)
+    marks = [{"subject": True, "style": False}, {"subject": True, "style": True}]
+    rows = Accuracy()(Judged(rendered, marks, torch.zeros(2, 1, 1), torch.zeros(2, 1)))
+    assert rows["retain", "concept_accuracy"] == (0.0, 0.0, 1)  # only the first says a neighbour
+    assert rows["retain", "accuracy"] == (0.75, pytest.approx((0.75 * 0.25 / 2) ** 0.5), 2)
+
+
 def test_the_judge_sees_what_it_is_shown_more_of(judge, rendered):
     """Marks follow the nearest phrase: here every clip looks exactly like its own subject."""
     texts = judge.embed_texts([f"a picture of {dict(p.shows)['subject']}" for p in PROMPTS])

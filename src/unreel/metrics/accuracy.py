@@ -7,7 +7,7 @@
 Reference: the two sides of Fuchi & Takagi 2024 (arXiv 2405.07288); UnlearnCanvas (Zhang et al. 2024, arXiv 2402.11846)
 calls them unlearning accuracy and in-domain / cross-domain retain accuracy. Range [0, 1].
 Departures: judged zero-shot among the phrases of a vocabulary, not by a classifier that was trained for it. A prompt
-says several things; n is the number of clips all the same, as the marks of one clip are no independent draws.
+says several things; n is the number of clips that say any of it, as the marks of one clip are no independent draws.
 """
 
 from unreel.metrics.judges import Judged
@@ -19,11 +19,17 @@ class Accuracy:
     def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
         """(split, metric) -> (value in [0, 1], standard error, clips), of the clips of one split."""
         looked = list(zip(judged.rendered.prompts, judged.marks, strict=True))
-        named = [right for prompt, marks in looked for part, right in marks.items() if part == prompt.part]
-        others = [right for prompt, marks in looked for part, right in marks.items() if part != prompt.part]
+        # of each clip what names the concept, or its neighbour or other sense, and the rest
+        named = [[right for part, right in marks.items() if part == prompt.part] for prompt, marks in looked]
+        others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
         if judged.split == "forget":
             found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
         else:
-            found = {(judged.split, "concept_accuracy"): named, (judged.split, "accuracy"): named + others}
-        shares = {key: sum(marks) / len(marks) for key, marks in found.items() if marks}
-        return {key: (p, (p * (1 - p) / len(looked)) ** 0.5, len(looked)) for key, p in shares.items()}
+            whole = [list(marks.values()) for _, marks in looked]
+            found = {(judged.split, "concept_accuracy"): named, (judged.split, "accuracy"): whole}
+        values = {}
+        for key, clips in found.items():
+            if marked := [marks for marks in clips if marks]:
+                p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
+                values[key] = p, (p * (1 - p) / n) ** 0.5, n
+        return values
