@@ -103,7 +103,7 @@ def test_a_search_goes_on_after_a_failed_trial(command, tmp_path):
     done, of = map(int, re.search(r"(\d) of (\d) runs done", ended.stderr).groups())
     assert ended.returncode == 1 and of == 4 and 0 < done < 4, ended.stderr
     assert len(re.findall("failed: .*shots=-1", ended.stderr)) == 4 - done
-    table = (out(tmp_path) / "trials.md").read_text()
+    table = (out(tmp_path) / "table.md").read_text()
     assert table.count("shots=") == done and "shots=-1" not in table
 
 

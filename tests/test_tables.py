@@ -7,12 +7,12 @@ import pytest
 from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 
-from unreel.figures import forget_retain, pareto
+from unreel.figures import forget_retain, pareto, setting_means
 from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
 from unreel.sweeps import Sweep, write_tables
-from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left
+from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left, pairs, varied
 
 
 def rows(run, seed, before, after):
@@ -48,10 +48,9 @@ def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
 
 
 def test_the_transfer_gap_is_what_images_show_more_than_clips_of_the_same_edit():
-    images = [
-        replace(s, t2v="stills") for run, left in (("a", 0.1), ("b", 0.0)) for s in rows(run, 0, {}, {FORGET: left})
-    ]
-    clips = rows("a", 0, {}, {FORGET: 0.1}) + rows("b", 0, {}, {FORGET: 0.2})
+    runs = [("a", 0, 0.1), ("b", 1, 0.0)]
+    images = [replace(s, t2v="stills") for run, seed, left in runs for s in rows(run, seed, {}, {FORGET: left})]
+    clips = rows("a", 0, {}, {FORGET: 0.1}) + rows("b", 1, {}, {FORGET: 0.2})
     still = in_images([*images, *clips], "stills")
     # gaps 0 and -0.2: mean -0.1, standard deviation 0.1414, 12.706 * 0.1414 / sqrt(2) = 1.271
     assert gap(clips, still) == "**-10.0%** ± 127.1%" and gap(images, still) == "**+0.0%** ± 0.0%"
@@ -75,6 +74,28 @@ def test_tables_are_of_finished_runs_alone(tmp_path):
     assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | 1 |" in table
     assert "asked: forget ≤ 10%" in table
     assert (tmp_path / "out" / "forget_retain.png").stat().st_size > 5000
+
+
+def test_runs_of_one_seed_are_one_draw():
+    """Concepts were chosen, not drawn: what differs between them is no error of the mean."""
+    scores = [
+        replace(s, concept=concept, run=f"{concept}-{seed}")
+        for concept, kept in (("cat", 0.0), ("bus", 0.4))
+        for seed in (0, 1)
+        for s in rows("", seed, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: kept + 0.1 * seed, RETAIN: 1.0})
+    ]
+    # means of the seeds 0.2 and 0.3: standard deviation 0.0707, times 12.706 / sqrt(2): 0.635
+    assert cells(scores)["forget"] == "**25.0%** ± 63.5% (100.0% before)" and len(pairs(scores, "forget")) == 2
+    one = [s for s in scores if s.seed == 0]
+    assert cells(one)["forget"] == "**20.0%** (100.0% before)"  # nothing is known of other seeds
+
+
+def test_runs_that_differ_in_something_unsaid_are_no_repetitions():
+    twice = [s for name in ("a", "b") for s in rows(name, 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0, RETAIN: 1.0})]
+    assert varied(twice) == {"run": {("a", "v"): "a", ("b", "v"): "b"}}
+    seeds = [*twice[:4], *(replace(s, seed=1) for s in twice[4:])]
+    assert varied(seeds) == {}
+    assert setting_means(seeds).tolist() == [[0.0, 1.0]] and len(setting_means(twice)) == 2
 
 
 def test_a_run_of_many_concepts_is_one_draw():
@@ -118,13 +139,14 @@ def test_the_pareto_front_is_of_runs_that_none_beats():
 @pytest.fixture
 def ended_sweep(tmp_path, monkeypatch):
     """Ends a sweep of one done and one failed job as Hydra does, with these arguments: its exit code."""
-    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims", "objectives": ["forget", "retain"]})
+    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims", "objectives": []})
     folder = tmp_path / "runs" / "claims"
     for name in ("old", "new"):
         write_run(folder, name, rows(name, 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0, RETAIN: 0.9}))
     write_text(folder / "jobs" / "000009.json", '{"overrides": [], "folder": "", "error": "of an earlier sweep"}')
 
-    def end(*arguments, by="", error="no shots"):
+    def end(*arguments, by="", error="no shots", objectives=()):
+        config.objectives = list(objectives)
         monkeypatch.setattr("sys.argv", ["train.py", *arguments])
         callbacks = Callbacks()
         callbacks.callbacks = [Sweep(str(tmp_path / "out"), by=by)]
@@ -151,7 +173,13 @@ def test_a_sweep_tabulates_its_own_jobs_alone_and_ends_with_the_failed_one(ended
     said = capsys.readouterr().err
     assert "1 of 2 runs done" in said and "failed: seed=1: no shots" in said and "earlier" not in said
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"new"}
-    assert "| 0.0% | 90.0% | * | `seed=0` |" in (tmp_path / "out" / "trials.md").read_text()
+    assert "| m | object | v | **0.0%** (100.0% before) |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_table_of_a_search_has_its_trials_and_no_mean_over_them(ended_sweep, tmp_path):
+    assert ended_sweep(objectives=["forget", "retain"]) == 1
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| 0.0% | 90.0% | * | `seed=0` |" in table and "**" not in table
 
 
 def test_a_sweep_whose_tables_fail_says_so(ended_sweep, capsys):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from unreel.files import whole
 from unreel.records import Score
-from unreel.tables import by_run, estimate, natural, pairs
+from unreel.tables import by_run, estimate, left, natural, pairs, varied
 
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
@@ -54,13 +54,30 @@ def forget_retain(scores: Sequence[Score]) -> np.ndarray:
     return np.array([(forget[key][1], retain[key][1] / retain[key][0]) for key in both]).reshape(-1, 2)
 
 
+def setting_means(scores: Sequence[Score]) -> np.ndarray:
+    """(n, 2): the points of `forget_retain`, a row for each setting, over its concepts and seeds."""
+    values, settings = varied(scores).values(), dict[tuple[str, ...], list[Score]]()
+    for s in scores:
+        settings.setdefault(tuple(of[s.run, s.t2v] for of in values), []).append(s)
+    points = np.array([(left(own, "forget"), left(own, "retain")) for own in settings.values()]).reshape(-1, 2)
+    return points[np.isfinite(points).all(1)]
+
+
 def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
-    """Forget against retain, a point a run and recipient, one colour a method; bars dotted."""
+    """Forget against retain, one colour a method: small a run and recipient, large a setting's mean; bars dotted.
+
+    The Pareto front is of the means: of single runs, with a few clips each, it would be the luckiest ones.
+    """
     figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
-    for method in sorted({s.method for s in scores}):
-        axis.scatter(*forget_retain([s for s in scores if s.method == method]).T, label=method, alpha=0.6)
-    front = pareto(forget_retain(scores))
-    axis.plot(*front.T, color="black", linewidth=0.9, marker=".", markersize=4, label="Pareto front")
+    means = []
+    for i, method in enumerate(sorted({s.method for s in scores})):
+        own = [s for s in scores if s.method == method]
+        points = setting_means(own)
+        axis.plot(*forget_retain(own).T, ".", markersize=7, markeredgewidth=0, alpha=0.3, color=f"C{i}")
+        axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", color=f"C{i}", label=method)
+        means.append(points)
+    front = pareto(np.concatenate(means))
+    axis.plot(*front.T, color="black", linewidth=0.9, marker=".", markersize=4, label="Pareto front of means")
     for column, line in (("forget", axis.axvline), ("retain", axis.axhline)):
         if column in bars:
             line(bars[column], color="grey", linewidth=0.8, linestyle=":")
@@ -71,7 +88,7 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
 
 
 def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: str) -> Figure:
-    """A panel a column over the values of `by`, a line or bars a method and recipient; intervals are 95 % over runs."""
+    """A panel a column over the values of `by`, a line or bars a method and recipient, with 95 % over seeds."""
     values = sorted(set(differ.values()), key=natural)
     numeric = all(natural(value)[0] < np.inf for value in values)
     series = sorted({(s.method if by != "method" else "", s.t2v if by != "t2v" else "") for s in scores})

@@ -16,26 +16,18 @@ from PIL import Image
 from unreel.figures import lines_or_bars, scatter, svg_uri
 from unreel.files import write_text
 from unreel.records import Score
-from unreel.tables import COLUMNS, differing_in, estimate, finished_scores, groups_of, left, natural, pairs
-
-KEYS = ("t2i", "method", "parameters", "shots", "steps", "concepts", "t2v")  # what runs may differ in
-
-
-def _varied(scores: Sequence[Score]) -> dict[str, dict[tuple[str, str], str]]:
-    """Key -> (run, recipient) -> value as text, of the keys that have several values."""
-    found = {key: differing_in(scores, key) for key in KEYS}
-    return {key: values for key, values in found.items() if len(set(values.values())) > 1}
+from unreel.tables import COLUMNS, estimate, finished_scores, groups_of, left, natural, pairs, varied
 
 
 def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Means over concepts and seeds: one row for each combination of what the runs differ in and of what is erased."""
-    varied, erased, groups = _varied(scores), groups_of(scores), dict[tuple[str, ...], list[Score]]()
+    differ, erased, groups = varied(scores), groups_of(scores), dict[tuple[str, ...], list[Score]]()
     for s in scores:
-        key = (erased[s.run], *(values[s.run, s.t2v] for values in varied.values()))
+        key = (erased[s.run], *(values[s.run, s.t2v] for values in differ.values()))
         groups.setdefault(key, []).append(s)
     rows = []
     for key, own in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
-        row: dict[str, Any] = dict(zip(("erased", *varied), key, strict=True))
+        row: dict[str, Any] = dict(zip(("erased", *differ), key, strict=True))
         for column in COLUMNS:
             row[column] = estimate(pairs(own, column), relative=column != "forget")
         rows.append(row | {"runs": len({s.run for s in own})})
@@ -85,8 +77,9 @@ def write_overview(folder: Path) -> Path:
     if not scores:
         raise ValueError(f"{folder} has no finished run: expected a folder of runs, as runs/train")
     figures = [svg_uri(scatter(scores, {}))]
-    for key, values in _varied(scores).items():
-        figures.append(svg_uri(lines_or_bars(scores, values, key)))
+    for key, values in varied(scores).items():
+        if key != "run":
+            figures.append(svg_uri(lines_or_bars(scores, values, key)))
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("overview.html.j2").render(

@@ -24,7 +24,7 @@ from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import write_scores
-from unreel.tables import by_run, differing_in, finished_scores, groups_of, in_images, markdown
+from unreel.tables import differing_in, finished_scores, groups_of, in_images, left, markdown
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 
@@ -65,7 +65,7 @@ def write_tables(
         f"{signs.get(name, f'{name} ≥')} {bar:.0%}" for name, bar in bars.items() if still or name != "transfer gap"
     )
     singles = [s for s in scores if groups[s.run] == s.kind]
-    text = f"After the edit, ± 95 % over runs{f'; asked: {asked}' if asked else ''}\n\n"
+    text = f"After the edit, ± 95 % over seeds{f'; asked: {asked}' if asked else ''}\n\n"
     text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
     if by:
         differ = differing_in(scores, by)
@@ -133,9 +133,12 @@ class Sweep(Callback):
         if not self.folder or not scores:
             return
         folder = Path(self.folder) if _as_written(sys.argv[1:]) else Path(config.runs) / config.slug / "tables"
-        write_tables(scores, folder, self.bars, self.images, self.by)
-        if config.get("objectives"):
-            write_text(folder / "trials.md", trials(records, scores))
+        if config.get("objectives"):  # the runs of a search are no repetitions of each other
+            write_scores(folder / "scores.jsonl", scores)
+            save(scatter(scores, self.bars), folder / "forget_retain.png")
+            write_text(folder / "table.md", trials(records, scores))
+        else:
+            write_tables(scores, folder, self.bars, self.images, self.by)
         Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
 
 
@@ -147,13 +150,10 @@ def _as_written(arguments: Sequence[str]) -> bool:
 
 def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str:
     """A table of a search: what each trial was given, and what it forgot and kept; * is the Pareto front."""
-    forget, retain = by_run(scores, "forget"), by_run(scores, "retain")
     rows = []
     for record in records:
-        for key in (key for key in forget if key[0] == Path(record["folder"]).name):
-            before, after = retain.get(key, (0.0, 0.0))
-            kept = after / before if before else math.nan  # nothing was there that could be kept
-            rows.append((forget[key][1], kept, " ".join(record["overrides"])))
+        if own := [s for s in scores if s.run == Path(record["folder"]).name]:
+            rows.append((left(own, "forget"), left(own, "retain"), " ".join(record["overrides"])))
     front = pareto(np.array([row[:2] for row in rows if not math.isnan(row[1])]).reshape(-1, 2)).tolist()
     lines = [f"| {f:.1%} | {r:.1%} | {'*' if [f, r] in front else ''} | `{given}` |" for f, r, given in sorted(rows)]
     return "| forget | retain | front | trial |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"

@@ -5,14 +5,17 @@ retain, context, other sense     accuracy after over accuracy before, means over
 transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
     images do not
 
-Intervals are 95 %, over runs, by Student's t: of the mean, and of the ratio of means (Cochran, "Sampling Techniques",
-1977, eq. 6.13).
+Intervals are 95 %, over seeds, by Student's t: of the mean, and of the ratio of means (Cochran, "Sampling Techniques",
+1977, eq. 6.13). A draw is the mean over all runs of one seed: they share what the seed decides, and the concepts were
+chosen, not drawn, so that to count every run would make the intervals too narrow. One seed has no interval.
 """
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import t
@@ -27,6 +30,7 @@ COLUMNS = {
     "retain": ("retain", "accuracy"),
     "other sense": ("other_sense", "concept_accuracy"),
 }
+KEYS = ("t2i", "method", "parameters", "shots", "steps", "concepts", "t2v")  # what settings may differ in
 
 
 def finished_scores(runs: Iterable[Path]) -> list[Score]:
@@ -55,13 +59,21 @@ def by_run(scores: Sequence[Score], column: str) -> dict[tuple[str, str], tuple[
     return means
 
 
+def seed_means(scores: Sequence[Score], values: Mapping[tuple[str, str], Any]) -> np.ndarray:
+    """(n, ...): the means over all runs and recipients of each seed, of (run, recipient) -> value or values."""
+    seeds, found = {s.run: s.seed for s in scores}, defaultdict(list)
+    for (run, _), value in values.items():
+        found[seeds[run]].append(value)
+    return np.array([np.mean(own, axis=0) for own in found.values()])
+
+
 def pairs(scores: Sequence[Score], column: str) -> np.ndarray:
-    """(n, 2): the values of `by_run`; a run is one draw, however many concepts it erases."""
-    return np.array(list(by_run(scores, column).values())).reshape(-1, 2)
+    """(n, 2): a column's values before and after, a row for each seed."""
+    return seed_means(scores, by_run(scores, column)).reshape(-1, 2)
 
 
 def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
-    """What is left of `pairs`, and half its 95 % interval (NaN of one run); None when nothing was there before."""
+    """What is left of `pairs`, and half its 95 % interval (NaN of one seed); None when nothing was there before."""
     before, after = values.T
     if not len(values) or (relative and not before.any()):
         return None
@@ -95,11 +107,11 @@ def in_images(scores: Sequence[Score], images: str) -> dict[tuple[str, str], flo
 def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
     """The transfer gap of a set of runs, as text; `still` is what `in_images` found."""
     split, metric = COLUMNS["forget"]
-    own: dict[tuple[str, str], list[float]] = {}
+    own = defaultdict(list)
     for s in scores:
         if (s.stage, s.split, s.metric) == ("after", split, metric) and (s.run, s.concept) in still:
-            own.setdefault((s.run, s.t2v), []).append(still[s.run, s.concept] - s.value)
-    gaps = np.array([np.mean(of_run) for of_run in own.values()])
+            own[s.run, s.t2v].append(still[s.run, s.concept] - s.value)
+    gaps = seed_means(scores, {key: np.mean(of_run) for key, of_run in own.items()})
     if not len(gaps):
         return "–"
     half = f" ± {half_interval(gaps - gaps.mean()):.1%}" if len(gaps) > 1 else ""
@@ -164,3 +176,22 @@ def differing_in(scores: Sequence[Score], by: str) -> dict[tuple[str, str], str]
     if not hasattr(scores[0], by):
         raise ValueError(f"found by={by}: expected concepts, or a key of scores as shots, parameters, steps, t2v")
     return {(s.run, s.t2v): str(getattr(s, by)) for s in scores}
+
+
+def varied(scores: Sequence[Score]) -> dict[str, dict[tuple[str, str], str]]:
+    """Key -> (run, recipient) -> value as text, of those of KEYS that have several values.
+
+    And the runs' own names, "run", where two of the same concepts and seed differ in none of them: in something that
+    scores do not say, so that they are no repetitions of each other.
+    """
+    found = {key: differing_in(scores, key) for key in KEYS}
+    found = {key: values for key, values in found.items() if len(set(values.values())) > 1}
+    concepts, same = defaultdict(set), defaultdict(set)
+    for s in scores:
+        concepts[s.run].add(s.concept)
+    for s in scores:
+        setting = tuple(values[s.run, s.t2v] for values in found.values())
+        same[frozenset(concepts[s.run]), s.seed, s.t2v, setting].add(s.run)
+    if any(len(runs) > 1 for runs in same.values()):
+        found["run"] = {(s.run, s.t2v): s.run for s in scores}
+    return found
