@@ -34,6 +34,14 @@ def test_generated_shots_are_made_once_and_are_the_same_from_the_cache(tmp_path)
     assert torch.equal(first.latents[0], again.latents[0]) and torch.equal(first.all_pixels(), again.all_pixels())
 
 
+def test_shots_do_not_depend_on_which_others_were_there_before(tmp_path):
+    donor = small_donor(layers=2)
+    few, more, at_once = make_shots(tmp_path / "a", 1), make_shots(tmp_path / "a", 3), make_shots(tmp_path / "b", 3)
+    for shots in (few, more, at_once):
+        shots.make(donor)
+    assert torch.equal(more.latents[0], at_once.latents[0]) and torch.equal(more.latents[0][:1], few.latents[0])
+
+
 def test_other_seeds_and_other_donors_have_other_shots(tmp_path):
     shots = [make_shots(tmp_path), make_shots(tmp_path, seed=1), make_shots(tmp_path)]
     for some, donor in zip(

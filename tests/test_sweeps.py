@@ -83,6 +83,20 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, launcher
     assert not list((tmp_path / "runs").rglob("*partial*")) and not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["objectives=[forget,retian]"], "found objectives=retian: expected some of forget, context, retain"),
+        (["hydra/sweeper=optuna", "objectives=[forget,retain]"], "2 objectives for 1 of hydra.sweeper.direction"),
+    ],
+)
+def test_a_search_for_what_no_run_tells_ends_before_its_first_run(command, options, says, tmp_path):
+    pytest.importorskip("optuna")
+    ended = sweep(command, tmp_path, *options)
+    assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_parallel_workers_make_the_same_table(command, tmp_path):
     sweep(command, tmp_path)
     alone = (out(tmp_path) / "table.md").read_text()
@@ -93,11 +107,12 @@ def test_parallel_workers_make_the_same_table(command, tmp_path):
     assert (out(tmp_path) / "table.md").read_text() == alone
 
 
-def test_a_search_goes_on_after_a_failed_trial(command, tmp_path):
+def test_a_search_for_two_objectives_goes_on_after_a_failed_trial(command, tmp_path):
     pytest.importorskip("optuna")
     search = [option for option in command if not option.startswith("shots=")]
     search += ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0"]
-    search += ["hydra.sweeper.direction=minimize", "objectives=[forget]"]
+    # these models retain nothing, of which a share could be kept
+    search += ["hydra.sweeper.direction=[minimize,maximize]", "objectives=[forget,forget]"]
     search += ["hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=1.0"]
     ended = sweep(search, tmp_path, "shots=choice(1,-1,0)")
     done, of = map(int, re.search(r"(\d) of (\d) runs done", ended.stderr).groups())
@@ -134,5 +149,8 @@ def test_the_runs_of_a_sweep_run_on_a_cluster_of_two_raylets(command, tmp_path):
     finally:
         cluster.shutdown()
     assert "3 of 4 runs done" in ended.stderr and ended.returncode == 1, ended.stderr
-    hosts = {json.loads(p.read_text())["process"] for p in (tmp_path / "runs" / "small").glob("*/status.json")}
-    assert len(hosts) == 2, "one raylet did all of it"
+    made = [json.loads(p.read_text()) for p in (tmp_path / "runs" / "small").glob("*/status.json")]
+    assert len({run["process"] for run in made}) == 2, "one raylet did all of it"
+    for run in made:  # what the worker was started by is no command of ours
+        assert run["command"].startswith(f"python train.py --config-dir={tmp_path / 'conf'} "), run["command"]
+        assert "experiment=small" in run["command"] and run["command"].endswith(" hydra.mode=RUN")

@@ -21,6 +21,8 @@ from transformers import CLIPTextModel
 
 from conftest import small_pipeline
 from unreel import Edit
+from unreel.dashboard import SCORES, STEP, TRAINING
+from unreel.experiment import WholeCheckpoints
 from unreel.runs import Run
 from unreel.scores import read_scores
 
@@ -131,10 +133,10 @@ def test_wandb_got_clips_scores_and_curves(finished):
     logged = (next(run.glob("logs-*")) / "metrics.csv").read_text().splitlines()[0]
     assert {"train/loss", "train/retain", "donor/drift"} <= set(logged.split(","))
     assert "forget/animatediff/van_gogh/concept_accuracy" in logged
-    names = ("forget/concept_accuracy", "retain/accuracy")  # over recipients and concepts
+    names = [*SCORES[:3], *TRAINING[::2]]  # what the dashboard shows; no concept here has another sense or is known
     assert set(names) <= set(logged.split(","))
     record = next(offline.glob("run-*.wandb")).read_bytes()
-    assert all(f'"{key}"'.encode() in record or key.encode() in record for key in (*Run.FLAT, *names))
+    assert all(f'"{key}"'.encode() in record or key.encode() in record for key in (*Run.FLAT, *names, STEP))
 
 
 def test_the_same_command_again_does_nothing_again(finished, small_folders, judge_folder, capsys):
@@ -240,6 +242,8 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["concept=[]"], "no concept"),
         (["shots=-1"], "shots=-1"),
         (["shots=1.5"], "shots=1.5"),
+        (["threads=0"], "threads=0: expected a whole number"),
+        (["trainer=ddp"], "all GPUs, on cpu: expected trainer=ddp_cpu"),
         (["concept.van_gogh.images=/nowhere"], "/nowhere is no folder"),
         (["concept.van_gogh.images=images"], "b.png cannot be read as an image"),
         (["parameters.roles=[lora]"], "'lora' matches nothing"),
@@ -285,6 +289,22 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, jud
     assert status["status"] == "failed" and "No space left" in status["message"]
     train.main(configured("train", options))
     assert json.loads((run / "status.json").read_text())["status"] == "done"
+    score = [f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders)]
+    score += [o for o in options if o.startswith(("judge", "runs", "cache", "device"))]
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="disk is full"):
+        patched.setattr("unreel.callbacks.write_mp4", no_space)
+        evaluate.main(configured("evaluate", score))
+    evaluate.main(configured("evaluate", score))
+    status = json.loads((only_run(tmp_path, "evaluate") / "status.json").read_text())
+    assert (status["status"], status["message"]) == ("done", "")
+
+
+def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path):
+    checkpoints, path = WholeCheckpoints(), tmp_path / "last.ckpt"
+    checkpoints.save_checkpoint({"step": 1}, path)
+    with pytest.raises(TypeError):
+        checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(9), "never": (i for i in ())}, path)
+    assert checkpoints.load_checkpoint(path) == {"step": 1} and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_recipient_with_another_encoder_is_refused_before_training(small_folders, judge_folder, tmp_path):

@@ -41,10 +41,12 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
     def job(config: DictConfig) -> Any:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
-        if config.get("threads"):
-            torch.set_num_threads(config.threads)
         objectives, folder, error = list(config.get("objectives") or []), "", ""
         try:
+            if (threads := config.get("threads")) is not None:
+                if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+                    raise ValueError(f"found threads={threads}: expected a whole number, 1 or more")
+                torch.set_num_threads(threads)
             run = main(config)
             folder = str(run.folder)
         except Exception as caught:

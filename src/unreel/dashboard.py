@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 SCORES = ("forget/concept_accuracy", "context/context_accuracy", "retain/accuracy", "other_sense/concept_accuracy")
 STEP = "trainer/global_step"  # Lightning's; W&B's own counts calls of log
+TRAINING = ("train/loss", "donor/evidence", "donor/drift")
 ABLATED = ("method", "parameters", "shots", "steps", "concept")  # config keys that bars are grouped by
 GIVEN = {"entity": None, "project": None, "name": "unreel", "t2v": ["zoo_animatediff"]}
 
@@ -25,7 +26,7 @@ def workspace(entity: str, project: str, name: str, t2v: list[str]) -> Any:
     import wandb_workspaces.workspaces as workspaces
 
     curves = [panels.LinePlot(title=key, x=STEP, y=[key], range_y=(0, 1)) for key in SCORES]
-    guards = [panels.LinePlot(title=key, x=STEP, y=[key]) for key in ("train/loss", "donor/evidence", "donor/drift")]
+    guards = [panels.LinePlot(title=key, x=STEP, y=[key]) for key in TRAINING]
     bars = [
         panels.BarPlot(
             title=f"{score} by {key}", metrics=[score], groupby=panels.Config(key), groupby_aggfunc="mean",
@@ -67,7 +68,8 @@ def main() -> None:
             raise ValueError(f"found {', '.join(unknown)}: expected {', '.join(GIVEN)}")
         if not given.entity or not given.project:
             raise ValueError("expected entity=NAME project=NAME, of your W&B account")
-        made = workspace(given.entity, given.project, given.name, list(given.t2v))
+        recipients = [given.t2v] if isinstance(given.t2v, str) else list(given.t2v)
+        made = workspace(given.entity, given.project, given.name, recipients)
         print(made.save().url)
     except ModuleNotFoundError as error:
         sys.exit(f'unreel: {error.name} is missing: pip install -e ".[dashboard]"')

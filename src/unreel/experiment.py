@@ -13,10 +13,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from unreel.cache import TensorCache, require_space
 from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
 from unreel.edits import Edit
+from unreel.files import whole
 from unreel.records import Concept, Prompt
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
@@ -90,7 +92,12 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
 
 
 def device_of(config: DictConfig) -> str:
-    """ "auto" is a GPU where there is one, its own of each process. ValueError for a GPU that is not there."""
+    """ "auto" is a GPU where there is one, its own of each process, unless the trainer is one for CPUs.
+
+    ValueError for a GPU that is not there.
+    """
+    if config.device == "auto" and OmegaConf.select(config, "trainer.accelerator") == "cpu":
+        return "cpu"
     if config.device == "auto":
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if str(config.device).startswith("cuda") and not torch.cuda.is_available():
@@ -101,6 +108,8 @@ def device_of(config: DictConfig) -> str:
 def check_processes(config: DictConfig, shots: Shots, device: str) -> None:
     """ValueError when several processes cannot share out the batches, or are asked for inside of a sweep."""
     devices = config.trainer.get("devices", 1)
+    if str(devices) == "-1" and device == "cpu":
+        raise ValueError(f"found trainer.devices={devices}, all GPUs, on {device}: expected trainer=ddp_cpu, or a GPU")
     processes = devices if isinstance(devices, int) and devices > 0 else max(torch.cuda.device_count(), 1)
     if processes > 1 and is_sweep():
         raise ValueError(f"found trainer.devices={devices} in a sweep: expected trainer.devices=1, with launcher=NAME")
@@ -156,6 +165,14 @@ def cache_of(config: DictConfig) -> TensorCache:
     return TensorCache(Path(config.cache))
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole: Lightning copies them from a temporary folder, which may be on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with whole(Path(path)) as aside:
+            torch.save(checkpoint, aside)
+
+
 def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
     resumptions = len(list(run.folder.glob("logs-*")))
@@ -176,6 +193,7 @@ def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks:
         max_steps=steps,
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         logger=loggers,
+        plugins=[WholeCheckpoints()],
         callbacks=[RichProgressBar(), checkpoint, *callbacks],
         _convert_="all",
     )

@@ -1,8 +1,9 @@
 """Files that appear whole: written aside, then renamed, so that no reader ever finds half of one."""
 
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ASIDE = ".partial_"  # how the names of unfinished files begin
@@ -18,6 +19,14 @@ def whole(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def clear_asides(folder: Path, older_than_s: float = 0) -> None:
+    """Removes the unfinished files of killed processes below a folder: those not written to for so long."""
+    for path in folder.rglob(f"{ASIDE}*"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -57,32 +57,34 @@ class Renderer:
         recipient: what renders.
         cache: where clips are kept by the content that they were rendered from.
         batch: clips at a time.
+
+    `content` is a hash of all that decides the clips, except of what the machine at hand can compute in.
     """
 
     def __init__(self, recipient: Recipient, cache: TensorCache, batch: int) -> None:
         self.recipient, self.cache, self.batch = recipient, cache, batch
         modules = {name: parameter_hashes(module) for name, module in recipient.modules.items()}
         schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
-        self.content = content_key(
-            options=recipient.options,
-            precision=[str(recipient.pipeline.unet.dtype), recipient.autocast],
-            schedule=schedule,
-            kind=type(recipient).__name__,
-            **modules,
-        )
+
+        def content(autocast: bool) -> str:
+            precision = [str(recipient.pipeline.unet.dtype), autocast]
+            return content_key(
+                options=recipient.options, precision=precision, schedule=schedule, kind=type(recipient).__name__,
+                **modules,
+            )  # fmt: skip
+
+        self.content, self._computed = content(recipient.wants_autocast), content(recipient.autocast)
 
     def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:
         """One clip a prompt, each with its own seed; those of an unedited model, of the stage "before", are kept."""
         encoder = parameter_hashes(self.recipient.text_encoder)
         keys = [
-            content_key(model=self.content, encoder=encoder, prompt=prompt.text, seed=seed)
+            content_key(model=self._computed, encoder=encoder, prompt=prompt.text, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         started = time.perf_counter()
-        alone = (
-            self.cache.locked(content_key(model=self.content, encoder=encoder)) if stage == "before" else nullcontext()
-        )
-        with alone:  # other runs that want the same clips wait for them
+        alone = self.cache.locked(keys[0]) if stage == "before" and keys else nullcontext()
+        with alone:  # other runs that want the same clips wait for them, those that want others do not
             clips = self._clips(prompts, seeds, keys, stage)
         seconds = time.perf_counter() - started
         return Rendered(self.recipient.name, stage, list(prompts), clips, seconds, self.recipient.fps)

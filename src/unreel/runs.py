@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from unreel.cache import content_key
-from unreel.files import ASIDE, write_text
+from unreel.files import ASIDE, clear_asides, write_text
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
 
@@ -44,13 +44,14 @@ def _commit() -> str:
 
 
 def _command() -> str:
-    """What makes this run again: of a sweep, the one job."""
-    script = Path(sys.argv[0]).name
+    """What makes this run again: of a sweep the one job, whichever program its worker was started by."""
     if not HydraConfig.initialized():
-        return shlex.join(["python", script, *sys.argv[1:]])
+        return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     hydra = HydraConfig.get()
-    given = list(hydra.overrides.task) + (["hydra.mode=RUN"] if hydra.mode == RunMode.MULTIRUN else [])
-    return shlex.join(["python", script, *given])
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    given = [f"--config-dir={path}" for path in own] + list(hydra.overrides.task)
+    given += ["hydra.mode=RUN"] if hydra.mode == RunMode.MULTIRUN else []
+    return shlex.join(["python", f"{hydra.job.name}.py", *given])
 
 
 def is_first_process() -> bool:
@@ -150,8 +151,8 @@ class Run:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        for leftover in self.folder.rglob(f"{ASIDE}*"):  # of a process that was killed
-            leftover.unlink()
+        clear_asides(self.folder)
+        self.message = ""  # that of an attempt before this one
         self._write_status("running")
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
         try:

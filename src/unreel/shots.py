@@ -173,17 +173,11 @@ class Shots(pl.LightningDataModule):
             ]
         with self.cache.locked(keys[0]):  # other runs that want the same ones wait for them
             found = [self.cache.load(key) for key in keys]
-            missing = [i for i, kept in enumerate(found) if kept is None]
-            if missing:
-                made = (
-                    torch.stack([images[i] for i in missing])
-                    if images
-                    else (donor.generate([prompts[i] for i in missing], [seeds[i] for i in missing]) * 2 - 1)
-                )
-                for i, pixels in zip(missing, made, strict=True):
-                    latents = donor.encode_pixels(pixels[None], torch.Generator().manual_seed(seeds[i]))
-                    kept = found[i] = {"pixels": (pixels + 1) / 2, "latents": latents[0].float().cpu()}
-                    self.cache.save(keys[i], kept)
+            for i in [i for i, kept in enumerate(found) if kept is None]:  # one by one: batches would round otherwise
+                pixels = images[i] if images else donor.generate([prompts[i]], [seeds[i]])[0] * 2 - 1
+                latents = donor.encode_pixels(pixels[None], torch.Generator().manual_seed(seeds[i]))
+                made = found[i] = {"pixels": (pixels + 1) / 2, "latents": latents[0].float().cpu()}
+                self.cache.save(keys[i], made)
         whole = [kept for kept in found if kept is not None]
         return torch.stack([kept["pixels"] for kept in whole]), torch.stack([kept["latents"] for kept in whole])
 

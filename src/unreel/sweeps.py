@@ -17,14 +17,14 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unreel.figures import lines_or_bars, pareto, save, scatter
-from unreel.files import write_text
+from unreel.files import clear_asides, write_text
 from unreel.records import Score
 from unreel.scores import write_scores
-from unreel.tables import differing_in, finished_scores, groups_of, in_images, left, markdown
+from unreel.tables import COLUMNS, differing_in, finished_scores, groups_of, in_images, left, markdown
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 
@@ -102,6 +102,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Hydra only warns of what a callback raises, so that it has to exit."""
+        if wrong := check_objectives(config):
+            sys.exit(f"unreel: {wrong}")
         jobs = _jobs(config)
         jobs.mkdir(parents=True, exist_ok=True)
         self.lock = (jobs / ".lock").open("w")  # until the process ends
@@ -112,6 +114,9 @@ class Sweep(Callback):
             sys.exit(f"unreel: another sweep is at work in {jobs.parent}: wait for it, or choose another slug=NAME")
         for record in jobs.glob("*.json"):
             record.unlink()
+        if self.folder:
+            clear_asides(Path(self.folder))
+        clear_asides(Path(config.cache), older_than_s=600)  # other sweeps may be writing to it
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         records = [json.loads(path.read_text()) for path in sorted(_jobs(config).glob("*.json"))]
@@ -142,6 +147,19 @@ class Sweep(Callback):
         Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
 
 
+def check_objectives(config: DictConfig) -> str:
+    """What is wrong with what a sweeper is to be told; "" if nothing is."""
+    objectives = list(config.get("objectives") or [])
+    if unknown := [name for name in objectives if name not in COLUMNS]:
+        return f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}"
+    direction = OmegaConf.select(config, "hydra.sweeper.direction")
+    if direction is not None:
+        asked = len(direction) if OmegaConf.is_list(direction) else 1
+        if asked != len(objectives):
+            return f"found {len(objectives)} objectives for {asked} of hydra.sweeper.direction: expected as many"
+    return ""
+
+
 def _as_written(arguments: Sequence[str]) -> bool:
     """Whether a command line leaves an experiment as it is written: it only says where and how it runs."""
     keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments if not argument.startswith("-")}
@@ -155,5 +173,8 @@ def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str
         if own := [s for s in scores if s.run == Path(record["folder"]).name]:
             rows.append((left(own, "forget"), left(own, "retain"), " ".join(record["overrides"])))
     front = pareto(np.array([row[:2] for row in rows if not math.isnan(row[1])]).reshape(-1, 2)).tolist()
-    lines = [f"| {f:.1%} | {r:.1%} | {'*' if [f, r] in front else ''} | `{given}` |" for f, r, given in sorted(rows)]
+    lines = [
+        f"| {f:.1%} | {'–' if math.isnan(r) else f'{r:.1%}'} | {'*' if [f, r] in front else ''} | `{given}` |"
+        for f, r, given in sorted(rows)
+    ]
     return "| forget | retain | front | trial |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"

@@ -35,6 +35,7 @@ class Recipient:
         self.pipeline: Any = pipeline
         self.options, self.fps, self.name = dict(options), fps, name
         self.tokenizer, self.text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        self.wants_autocast = autocast  # what runs are known by, whichever machine they are on
         self.autocast = autocast and computes_bfloat16(self.pipeline.device)
         self.modules: dict[str, nn.Module] = {"unet": self.pipeline.unet, "vae": self.pipeline.vae}
 
