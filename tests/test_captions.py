@@ -37,7 +37,7 @@ def test_a_word_with_two_senses_comes_with_words_that_tell_which():
         assert not set(first) & set(second) and all(len(p.split()) > 2 for p in (*first, *second))
 
 
-def test_no_phrase_hides_in_another_word_of_its_kind():
+def test_no_two_words_of_a_kind_share_a_phrase():
     for kind in KINDS:
         for name in candidates(kind):
             others = [p for other in candidates(kind) if other != name for p in word(kind, other).phrases]

@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from scipy.stats import binomtest
 from torch import Tensor
 
 from unreel.clips import data_uri, strip
@@ -20,6 +19,7 @@ from unreel.metrics.judges import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered
 from unreel.runs import Run
+from unreel.scores import interval
 
 SPLITS = {
     "forget": "What must be gone",
@@ -82,16 +82,6 @@ def curves_of(folder: Path) -> str:
             "accuracy": accuracies,
         }
     )
-
-
-def interval(score: Score) -> tuple[float, float] | None:
-    """95 % interval: Wilson's of a share of n clips, else 1.96 standard errors; None where there is none."""
-    if score.stderr is None or not score.n:
-        return None
-    if score.metric.endswith("accuracy"):
-        found = binomtest(round(score.value * score.n), score.n).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
-    return score.value - 1.96 * score.stderr, score.value + 1.96 * score.stderr
 
 
 def score_rows(scores: list[Score]) -> list[dict[str, Any]]:

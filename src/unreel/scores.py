@@ -1,9 +1,11 @@
-"""Files of scores: one JSON object a line."""
+"""Scores: their files, one JSON object a line, and how sure one is of them."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+
+from scipy.stats import binomtest, t
 
 from unreel.files import write_text
 from unreel.records import Score
@@ -28,6 +30,19 @@ def read_scores(path: Path) -> list[Score]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return scores
+
+
+def interval(score: Score) -> tuple[float, float] | None:
+    """95 % interval over clips: Wilson's of a share, else Student's t; None where nothing is known of it."""
+    if score.stderr is None or not score.n:
+        return None
+    if score.metric.endswith("accuracy"):
+        found = binomtest(round(score.value * score.n), score.n).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+    if score.n < 2:
+        return None
+    half = float(t.ppf(0.975, score.n - 1)) * score.stderr
+    return score.value - half, score.value + half
 
 
 def _parse(line: str) -> Score:

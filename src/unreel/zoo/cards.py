@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from unreel.records import Score
-from unreel.scores import read_scores, write_scores
+from unreel.scores import interval, read_scores, write_scores
 from unreel.zoo.store import MODELS, write_sums
 
 _ABOUT = {
@@ -76,11 +76,13 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
     lines += [
         "Held-out combinations, seeds not used in training (`make zoo-report`).",
         "",
-        "| Prompts | Metric | Value | n |",
+        "| Prompts | Metric | Value (95 % interval) | n |",
         "|---|---|---|---|",
     ]
     for score in scores:
-        value = f"{score.value:.1%} ± {1.96 * score.stderr:.1%}" if score.stderr is not None else f"{score.value:.2f}"
+        value, bounds = f"{score.value:.2f}", interval(score)
+        if bounds is not None:
+            value = f"{score.value:.1%} ({bounds[0]:.1%} to {bounds[1]:.1%})"
         lines.append(f"| {score.split} | {score.metric} | {value} | {score.n} |")
     return "\n".join(lines) + "\n"
 

@@ -228,10 +228,3 @@ class Judge:
         """What each clip shows, one of `candidates(kind)` each; arguments as in `logits`."""
         choices = candidates(kind)
         return [choices[i] for i in self.logits(kind, clips, frames).argmax(1).tolist()]
-
-    def accuracy(self, kind: str, clips: Tensor, specs: Sequence[Spec]) -> float:
-        """Share of clips in [0, 1] that show what their spec says."""
-        assert kind in KINDS
-        return float(
-            np.mean([seen == getattr(s, kind) for seen, s in zip(self.names(kind, clips), specs, strict=True)])
-        )

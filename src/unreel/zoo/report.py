@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from unreel.clips import data_uri
 from unreel.files import whole, write_text
 from unreel.records import Score
-from unreel.scores import write_scores
+from unreel.scores import interval, write_scores
 from unreel.zoo.readings import (
     CLIPS,
     LONG,
@@ -133,7 +133,7 @@ def main() -> None:
     accuracies = [(score, bar(score, scores)) for score in scores if score.stderr is not None]
     met = [score.value >= least for score, least in accuracies if least is not None]
     alone = [score for score in scores if score.metric == "seconds_per_clip"]
-    show: dict[str, Any] = {"title": title, "data_uri": data_uri, "num_frames": NUM_FRAMES}
+    show: dict[str, Any] = {"title": title, "data_uri": data_uri, "num_frames": NUM_FRAMES, "interval": interval}
     show |= {"met": sum(met), "asked": len(met), "accuracies": accuracies, "alone": alone}
     confused = [reading for reading in readings if reading.source in (T2I, *T2V)]
     page = template.render(settings=settings, confused=confused, prompts=prompts, sheet=sheet, **show)
@@ -145,10 +145,11 @@ def main() -> None:
 
 def print_scores(accuracies: Sequence[tuple[Score, float | None]], alone: Sequence[Score]) -> None:
     """Accuracies beside their bars, and how long one clip takes."""
-    console, table = Console(), Table("clips", "what", "accuracy", "± 95 %", "n", "bar", "")
+    console, table = Console(), Table("clips", "what", "accuracy", "95 %", "n", "bar", "")
     for score, least in accuracies:
         verdict = "" if least is None else "[green]met" if score.value >= least else "[red]not met"
-        numbers = f"{score.value:.1%}", f"{1.96 * (score.stderr or 0):.1%}", str(score.n)
+        low, high = interval(score) or (score.value, score.value)
+        numbers = f"{score.value:.1%}", f"{low:.1%} to {high:.1%}", str(score.n)
         bar_text = "" if least is None else f"{least:.1%}"
         table.add_row(title(score), score.metric.removesuffix("_accuracy"), *numbers, bar_text, verdict)
     console.print(table)
