@@ -139,7 +139,9 @@ def test_the_pareto_front_is_of_runs_that_none_beats():
 @pytest.fixture
 def ended_sweep(tmp_path, monkeypatch):
     """Ends a sweep of one done and one failed job as Hydra does, with these arguments: its exit code."""
-    config = OmegaConf.create({"runs": str(tmp_path / "runs"), "slug": "claims", "objectives": []})
+    config = OmegaConf.create(
+        {"runs": str(tmp_path / "runs"), "cache": str(tmp_path / "cache"), "slug": "claims", "objectives": []}
+    )
     folder = tmp_path / "runs" / "claims"
     for name in ("old", "new"):
         write_run(folder, name, rows(name, 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0, RETAIN: 0.9}))
@@ -193,7 +195,7 @@ def test_a_part_of_an_experiment_leaves_its_folder_alone(ended_sweep, tmp_path):
 
 
 def test_a_second_sweep_of_the_same_name_is_refused(tmp_path):
-    config = OmegaConf.create({"runs": str(tmp_path), "slug": "claims"})
+    config = OmegaConf.create({"runs": str(tmp_path), "cache": str(tmp_path), "slug": "claims"})
     first, second = Sweep(), Sweep()
     first.on_multirun_start(config)
     with pytest.raises(SystemExit, match="another sweep is at work"):
