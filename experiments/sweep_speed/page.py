@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from itertools import product
@@ -54,7 +55,10 @@ def opened(page: Path, profile: Path) -> float:
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
     command += ["--timeout=60000", "--dump-dom", timed.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(re.search(r"<title>took ([\d.]+)", dom)[1]) / 1000  # type: ignore[index]
+    took = re.search(r"<title>took ([\d.]+)", dom)
+    if took is None:
+        sys.exit(f"{page} was not loaded within 60 s: expected Chromium to tell how long it took")
+    return float(took[1]) / 1000
 
 
 def main() -> None:
