@@ -74,7 +74,13 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, launcher
     before = finished(tmp_path)
     assert 0 < len(before) < 3, "the kill came at the wrong moment to test anything"
     assert not out(tmp_path).exists()
+    old, new = (tmp_path / "cache" / "aa" / f".partial_{name}.safetensors" for name in ("of_the_killed", "of_others"))
+    old.parent.mkdir(exist_ok=True)
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    new.write_bytes(b"half")
     sweep(command, tmp_path)
+    assert new.exists() and not old.exists(), "what other sweeps write is theirs; what nobody writes to is gone"
     after = finished(tmp_path)
     assert len(after) == 3 and before.items() <= after.items(), "a finished run was repeated"
     table = (out(tmp_path) / "table.md").read_text()
