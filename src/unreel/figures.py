@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from unreel.files import whole
 from unreel.records import Score
-from unreel.tables import by_run, estimate, left, natural, pairs, varied
+from unreel.tables import by_run, differing_in, estimate, left, natural, pairs, varied
 
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
@@ -63,18 +63,25 @@ def setting_means(scores: Sequence[Score]) -> np.ndarray:
     return points[np.isfinite(points).all(1)]
 
 
+def colours(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """What gets a colour of its own -> its scores: methods, or, of one method, what its settings differ in first."""
+    key = "method" if len({s.method for s in scores}) > 1 else next((k for k in varied(scores) if k != "run"), "method")
+    differ, prefix = differing_in(scores, key), "" if key in ("method", "t2i", "parameters", "t2v") else f"{key} "
+    values = sorted(set(differ.values()), key=natural)
+    return {prefix + value: [s for s in scores if differ[s.run, s.t2v] == value] for value in values}
+
+
 def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
-    """Forget against retain, one colour a method: small a run and recipient, large a setting's mean; bars dotted.
+    """Forget against retain, coloured as in `colours`: small a run and recipient, large a setting's mean; bars dotted.
 
     The Pareto front is of the means: of single runs, with a few clips each, it would be the luckiest ones.
     """
     figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
     means = []
-    for i, method in enumerate(sorted({s.method for s in scores})):
-        own = [s for s in scores if s.method == method]
+    for i, (name, own) in enumerate(colours(scores).items()):
         points = setting_means(own)
         axis.plot(*forget_retain(own).T, ".", markersize=7, markeredgewidth=0, alpha=0.3, color=f"C{i}")
-        axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", color=f"C{i}", label=method)
+        axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", color=f"C{i}", label=name)
         means.append(points)
     front = pareto(np.concatenate(means))
     axis.plot(*front.T, color="black", linewidth=0.9, marker=".", markersize=4, label="Pareto front of means")
@@ -83,7 +90,7 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
             line(bars[column], color="grey", linewidth=0.8, linestyle=":")
     axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
     _plain(axis)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize=8)
     return figure
 
 
