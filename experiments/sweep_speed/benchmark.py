@@ -1,6 +1,7 @@
 """What a sweep saves, and what parallel workers bring; on an otherwise idle machine. Prints seconds and ratios.
 
-python experiments/sweep_speed/benchmark.py            # about half an hour on 2 CPU cores
+python experiments/sweep_speed/benchmark.py                # both, about 40 minutes on 2 CPU cores
+python experiments/sweep_speed/benchmark.py workers        # or cache: one of them
 """
 
 import argparse
@@ -16,9 +17,12 @@ COMMON = ["concept=van_gogh", "logger=none"]
 
 
 def seconds(*options: str) -> float:
-    """Wall-clock time of one command, which must succeed."""
+    """Wall-clock time of one command; what it said, should it fail."""
+    command = [sys.executable, "train.py", *options, *COMMON]  # -m comes first
     started = time.perf_counter()
-    subprocess.run([sys.executable, ROOT / "train.py", *COMMON, *options], check=True, capture_output=True, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if ended.returncode:
+        sys.exit(f"{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
     return time.perf_counter() - started
 
 
@@ -55,11 +59,14 @@ def workers(folder: Path, runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="?", choices=["workers", "cache"], help="only this one")
     parser.add_argument("--runs", type=int, default=6, help="runs of each way of working, default 6")
-    runs = parser.parse_args().runs
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        workers(Path(folder), runs)
-        sweep_against_single_runs(Path(folder))
+        if given.part != "cache":
+            workers(Path(folder), given.runs)
+        if given.part != "workers":
+            sweep_against_single_runs(Path(folder))
 
 
 if __name__ == "__main__":
