@@ -88,10 +88,8 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
     chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
     groups = {key: given.get(key) for key in ("t2v", "judge", "metric")}
-    rest = {
-        key: value for key, value in made_with.items() if key != "trainer"
-    }  # which might say cpu; nothing is trained
-    return OmegaConf.create({**rest, **chosen, **groups, "edit": edit.hash})
+    groups["trainer"] = {}  # that of the training might say cpu, and nothing is trained
+    return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
 
 
 def device_of(config: DictConfig) -> str:
