@@ -93,10 +93,11 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(command, launcher
     ("options", "says"),
     [
         (["objectives=[forget,retian]"], "found objectives=retian: expected some of forget, context, retain"),
+        (["slug=a,b"], "found slug=a,b in a sweep: expected one value"),
         (["hydra/sweeper=optuna", "objectives=[forget,retain]"], "2 objectives for 1 of hydra.sweeper.direction"),
     ],
 )
-def test_a_search_for_what_no_run_tells_ends_before_its_first_run(command, options, says, tmp_path):
+def test_a_sweep_that_cannot_be_ends_before_its_first_run(command, options, says, tmp_path):
     pytest.importorskip("optuna")
     ended = sweep(command, tmp_path, *options)
     assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr

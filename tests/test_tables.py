@@ -12,7 +12,7 @@ from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
 from unreel.sweeps import Sweep, write_tables
-from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left, pairs, varied
+from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left, pairs, pooled, varied
 
 
 def rows(run, seed, before, after):
@@ -93,8 +93,9 @@ def test_runs_of_one_seed_are_one_draw():
 def test_runs_that_differ_in_something_unsaid_are_no_repetitions():
     twice = [s for name in ("a", "b") for s in rows(name, 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0, RETAIN: 1.0})]
     assert varied(twice) == {"run": {("a", "v"): "a", ("b", "v"): "b"}}
+    assert pooled(twice) == ["what scores do not say"]
     seeds = [*twice[:4], *(replace(s, seed=1) for s in twice[4:])]
-    assert varied(seeds) == {}
+    assert varied(seeds) == {} and pooled(seeds) == []
     assert setting_means(seeds).tolist() == [[0.0, 1.0]] and len(setting_means(twice)) == 2
 
 
@@ -111,7 +112,9 @@ def test_runs_are_compared_by_what_they_differ_in(tmp_path):
             made = rows(f"{shots}-{seed}", seed, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: left_over, RETAIN: 0.9})
             write_run(tmp_path / "runs", f"{shots}-{seed}", [replace(s, shots=shots) for s in made])
     write_tables(finished_scores((tmp_path / "runs").iterdir()), tmp_path / "out", {}, by="shots")
-    table = (tmp_path / "out" / "table.md").read_text().split("By shots")[1].split("By what")[0]
+    head, _, table = (tmp_path / "out" / "table.md").read_text().partition("By shots")
+    table = table.split("By what")[0]
+    assert "Means over shots wherever a table has no column of it" in head
     assert table.index("| m | 2 | v | **50.0%**") < table.index("| m | 16 | v | **0.0%**")  # as numbers, not as text
     assert (tmp_path / "out" / "shots.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="by=shot: expected"):
@@ -174,12 +177,19 @@ def test_a_sweep_tabulates_its_own_jobs_alone_and_ends_with_the_failed_one(ended
     assert ended_sweep("experiment=claims", "launcher=joblib") == 1
     said = capsys.readouterr().err
     assert "1 of 2 runs done" in said and "failed: seed=1: no shots" in said and "earlier" not in said
-    assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"new"}
-    assert "| m | object | v | **0.0%** (100.0% before) |" in (tmp_path / "out" / "table.md").read_text()
+    assert not (tmp_path / "out").exists(), "a part of an experiment took the place of the whole"
+    tables = tmp_path / "runs" / "claims" / "tables"
+    assert {s.run for s in read_scores(tables / "scores.jsonl")} == {"new"}
+    assert "| m | object | v | **0.0%** (100.0% before) |" in (tables / "table.md").read_text()
+
+
+def test_where_and_how_a_whole_experiment_runs_is_no_matter_to_its_folder(ended_sweep, tmp_path):
+    assert ended_sweep("experiment=claims", "hydra/launcher=joblib", "logger.offline=false", error="") == 0
+    assert (tmp_path / "out" / "table.md").is_file()
 
 
 def test_the_table_of_a_search_has_its_trials_and_no_mean_over_them(ended_sweep, tmp_path):
-    assert ended_sweep(objectives=["forget", "retain"]) == 1
+    assert ended_sweep(objectives=["forget", "retain"], error="") == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 0.0% | 90.0% | * | `seed=0` |" in table and "**" not in table
 

@@ -233,7 +233,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (s.stage, s.metric, s.split, s.value) for s in second
     )
     on_wandb = [path.name.rpartition("-")[2] for path in (broken / "wandb").glob("offline-run-*")]
-    assert on_wandb == [json.loads((broken / "status.json").read_text())["id"]] * 3, "W&B got several runs"
+    assert on_wandb == [json.loads((broken / "status.json").read_text())["mirror"]] * 3, "W&B got several runs"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,9 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["evaluation.prompts=1"], "evaluation.prompts=1"),
         (["concept=[]", "phrase=red bicycle", "kind=thing"], "kind=character|style|object|face|motion"),
         (["device=cuda"], "torch sees no GPU"),
+        (["device=cuda:1"], "device=cuda:1: expected auto, cpu or cuda"),
+        (["trainer.devices=[0,1]"], "trainer.devices=[0, 1]: expected how many"),
+        (["objectives=[retian]"], "objectives=retian: expected some of"),
         (["method.data.batch=0"], "batch=0"),
         (["judge.model=local-dir:/nowhere"], "/nowhere is no folder"),
         (["t2v.animatediff.name=../up"], "found the name '../up'"),

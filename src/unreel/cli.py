@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from unreel.report import score_rows
 from unreel.runs import Run
 from unreel.scores import read_scores
-from unreel.sweeps import is_sweep, record_job
+from unreel.sweeps import is_sweep, objectives_of, record_job
 from unreel.tables import left
 
 
@@ -41,8 +41,9 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
     def job(config: DictConfig) -> Any:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
-        objectives, folder, error = list(config.get("objectives") or []), "", ""
+        folder, error = "", ""
         try:
+            objectives = objectives_of(config)
             if (threads := config.get("threads")) is not None:
                 if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
                     raise ValueError(f"found threads={threads}: expected a whole number, 1 or more")
@@ -60,7 +61,7 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
                 error = f"{type(caught).__name__}: {caught}"
             print(f"unreel: {error}", file=sys.stderr)
         finally:
-            wandb.finish()  # or, after an error, the next run of a sweep would write into this one
+            wandb.finish(0 if folder else 1)  # or, after an error, the next run of a sweep would write into this one
         if is_sweep():
             record_job(config, folder, error)
         if error or not objectives:

@@ -95,13 +95,17 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
 def device_of(config: DictConfig) -> str:
     """ "auto" is a GPU where there is one, its own of each process, unless the trainer is one for CPUs.
 
-    ValueError for a GPU that is not there.
+    ValueError for any other device than auto, cpu and cuda, and for a GPU that is not there.
     """
     if config.device == "auto" and OmegaConf.select(config, "trainer.accelerator") == "cpu":
         return "cpu"
     if config.device == "auto":
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    if str(config.device).startswith("cuda") and not torch.cuda.is_available():
+    if config.device not in ("cpu", "cuda"):
+        raise ValueError(
+            f"found device={config.device}: expected auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
+        )
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"found device={config.device}, but torch sees no GPU: expected device=cpu or device=auto")
     return str(config.device)
 
@@ -109,9 +113,13 @@ def device_of(config: DictConfig) -> str:
 def check_processes(config: DictConfig, shots: Shots, device: str) -> None:
     """ValueError when several processes cannot share out the batches, or are asked for inside of a sweep."""
     devices = config.trainer.get("devices", 1)
-    if str(devices) == "-1" and device == "cpu":
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < -1 or not devices:
+        raise ValueError(
+            f"found trainer.devices={devices}: expected how many, or -1 for all GPUs that CUDA_VISIBLE_DEVICES has"
+        )
+    if devices == -1 and device == "cpu":
         raise ValueError(f"found trainer.devices={devices}, all GPUs, on {device}: expected trainer=ddp_cpu, or a GPU")
-    processes = devices if isinstance(devices, int) and devices > 0 else max(torch.cuda.device_count(), 1)
+    processes = devices if devices > 0 else max(torch.cuda.device_count(), 1)
     if processes > 1 and is_sweep():
         raise ValueError(f"found trainer.devices={devices} in a sweep: expected trainer.devices=1, with launcher=NAME")
     if processes > 1 and config.device not in ("auto", "cpu"):
@@ -180,7 +188,7 @@ def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks:
     loggers: list[Any] = [CSVLogger(run.folder, "", f"logs-{resumptions}", flush_logs_every_n_steps=1)]
     if config.get("logger"):
         loggers.append(
-            hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.id)
+            hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.mirror)
         )
     checkpoint = ModelCheckpoint(
         run.folder / "checkpoints",

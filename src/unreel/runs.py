@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -93,6 +94,7 @@ class Run:
             )
         self.timings: dict[str, float] = (status or {}).get("seconds", {})
         self.message: str = (status or {}).get("message", "")  # how it ended, where that needs saying
+        self.mirror: str = (status or {}).get("mirror") or secrets.token_hex(4)  # its id on W&B, new in a new folder
         self._inner = 0.0
 
     def read_status(self) -> dict[str, Any] | None:
@@ -141,8 +143,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:  # which the system opens again when this process is killed
             fcntl.flock(lock, fcntl.LOCK_EX)
+            status = self.read_status() or {}
+            self.mirror = status.get("mirror") or self.mirror
             if self.is_done():
-                status = self.read_status() or {}
                 self.timings, self.message = status["seconds"], status["message"]
                 yield False
             else:
@@ -167,8 +170,8 @@ class Run:
     def _write_status(self, status: str) -> None:
         """running | done | failed, and why; how to repeat it goes beside it."""
         record = {
-            "id": self.id, "status": status, "message": self.message, "seconds": self.timings, **self.provenance,
-            "host": platform.node(), "process": os.getpid(),
+            "id": self.id, "mirror": self.mirror, "status": status, "message": self.message, "seconds": self.timings,
+            **self.provenance, "host": platform.node(), "process": os.getpid(),
         }  # fmt: skip
         write_text(self.folder / "status.json", json.dumps(record, indent=2) + "\n")
 

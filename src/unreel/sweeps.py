@@ -1,7 +1,8 @@
 """Sweeps: what became of every job, and at the end the tables of the experiment.
 
-A job that fails is recorded with its error, the others go on, and the sweep ends with an error when all are through. A
-worker process that dies (out of memory, a kill) ends the sweep. The same command again runs what is not finished.
+A job that fails is recorded with its error, the others go on, and the sweep ends with an error when all are through.
+What a worker process that dies (out of memory, a kill) does to the others is up to the launcher: joblib ends the sweep.
+The same command again runs what is not finished.
 """
 
 import fcntl
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,9 +26,10 @@ from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import clear_asides, write_text
 from unreel.records import Score
 from unreel.scores import write_scores
-from unreel.tables import COLUMNS, differing_in, finished_scores, groups_of, in_images, left, markdown
+from unreel.tables import COLUMNS, differing_in, finished_scores, groups_of, in_images, left, markdown, pooled
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
+_OF_ALL_JOBS = {"slug", "runs", "experiment"}  # they say where a sweep keeps its records
 
 
 def is_sweep() -> bool:
@@ -66,6 +69,8 @@ def write_tables(
     )
     singles = [s for s in scores if groups[s.run] == s.kind]
     text = f"After the edit, ± 95 % over seeds{f'; asked: {asked}' if asked else ''}\n\n"
+    if over := pooled(scores):
+        text += f"Means over {' and '.join(over)} wherever a table has no column of it\n\n"
     text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
     if by:
         differ = differing_in(scores, by)
@@ -87,7 +92,7 @@ class Sweep(Callback):
 
     Args:
         folder: of the experiment, e.g. experiments/claims; null for no tables. A sweep that differs from what the
-            experiment says leaves it alone and writes its tables to its folder of runs.
+            experiment says, or of which a run failed, leaves it alone and writes its tables to its folder of runs.
         bars, images, by: as in `write_tables`.
     """
 
@@ -102,8 +107,10 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Hydra only warns of what a callback raises, so that it has to exit."""
-        if wrong := check_objectives(config):
-            sys.exit(f"unreel: {wrong}")
+        try:
+            check_sweep(config)
+        except ValueError as error:
+            sys.exit(f"unreel: {error}")
         jobs = _jobs(config)
         jobs.mkdir(parents=True, exist_ok=True)
         self.lock = (jobs / ".lock").open("w")  # until the process ends
@@ -121,6 +128,7 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         records = [json.loads(path.read_text()) for path in sorted(_jobs(config).glob("*.json"))]
         failed = [f"failed: {' '.join(r['overrides'])}: {r['error']}" for r in records if r["error"]]
+        failed += [] if records else ["failed: no run was recorded"]
         done = [Path(record["folder"]) for record in records if not record["error"]]
         try:
             self._write(config, records, finished_scores(done))
@@ -137,7 +145,8 @@ class Sweep(Callback):
     def _write(self, config: DictConfig, records: list[dict[str, Any]], scores: list[Score]) -> None:
         if not self.folder or not scores:
             return
-        folder = Path(self.folder) if _as_written(sys.argv[1:]) else Path(config.runs) / config.slug / "tables"
+        whole = _as_written(sys.argv[1:]) and not any(record["error"] for record in records)
+        folder = Path(self.folder) if whole else Path(config.runs) / config.slug / "tables"
         if config.get("objectives"):  # the runs of a search are no repetitions of each other
             write_scores(folder / "scores.jsonl", scores)
             save(scatter(scores, self.bars), folder / "forget_retain.png")
@@ -147,23 +156,35 @@ class Sweep(Callback):
         Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
 
 
-def check_objectives(config: DictConfig) -> str:
-    """What is wrong with what a sweeper is to be told; "" if nothing is."""
-    objectives = list(config.get("objectives") or [])
+def objectives_of(config: DictConfig) -> list[str]:
+    """What a sweeper is to be told. ValueError for what no run tells."""
+    given = config.get("objectives") or []
+    objectives = [given] if isinstance(given, str) else list(given)
     if unknown := [name for name in objectives if name not in COLUMNS]:
-        return f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}"
-    direction = OmegaConf.select(config, "hydra.sweeper.direction")
+        raise ValueError(f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}")
+    return objectives
+
+
+def check_sweep(config: DictConfig) -> None:
+    """ValueError for objectives that do not fit the sweeper, and for several values of what all jobs must share."""
+    objectives, direction = objectives_of(config), OmegaConf.select(config, "hydra.sweeper.direction")
     if direction is not None:
         asked = len(direction) if OmegaConf.is_list(direction) else 1
         if asked != len(objectives):
-            return f"found {len(objectives)} objectives for {asked} of hydra.sweeper.direction: expected as many"
-    return ""
+            raise ValueError(
+                f"found {len(objectives)} objectives for {asked} of hydra.sweeper.direction: expected as many"
+            )
+    given = OmegaConf.select(config, "hydra.overrides.task") or []
+    for override in OverridesParser.create().parse_overrides(list(given)):
+        if override.key_or_group in _OF_ALL_JOBS and override.is_sweep_override():
+            raise ValueError(f"found {override.input_line} in a sweep: expected one value, and a command for each")
 
 
 def _as_written(arguments: Sequence[str]) -> bool:
     """Whether a command line leaves an experiment as it is written: it only says where and how it runs."""
     keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments if not argument.startswith("-")}
-    return all(key in _WHERE_AND_HOW or key.startswith("hydra.launcher.") for key in keys)
+    launcher = ("hydra/launcher", "hydra.launcher.")
+    return all(key.split(".")[0] in _WHERE_AND_HOW or key.startswith(launcher) for key in keys)
 
 
 def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str:

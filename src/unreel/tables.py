@@ -166,6 +166,15 @@ def groups_of(scores: Sequence[Score]) -> dict[str, str]:
     return {run: kinds[run] if len(names) == 1 else f"{len(names)} concepts" for run, names in concepts.items()}
 
 
+def pooled(scores: Sequence[Score]) -> list[str]:
+    """What runs of one method and recipient differ in, besides concepts and seed: keys, or that they differ in more."""
+    found: dict[str, None] = {}
+    for setting in sorted({(s.method, s.t2v) for s in scores}):
+        found |= dict.fromkeys(varied([s for s in scores if (s.method, s.t2v) == setting]))
+    names = {"concepts": "", "run": "what scores do not say"}
+    return [name for key in found if (name := names.get(key, key))]
+
+
 def differing_in(scores: Sequence[Score], by: str) -> dict[tuple[str, str], str]:
     """(run, recipient) -> what it has of the key `by`, as text. ValueError for a key that scores do not have."""
     if by == "concepts":
