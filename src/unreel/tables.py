@@ -167,12 +167,14 @@ def groups_of(scores: Sequence[Score]) -> dict[str, str]:
 
 
 def pooled(scores: Sequence[Score]) -> list[str]:
-    """What runs of one method and recipient differ in, besides concepts and seed: keys, or that they differ in more."""
-    found: dict[str, None] = {}
-    for setting in sorted({(s.method, s.t2v) for s in scores}):
-        found |= dict.fromkeys(varied([s for s in scores if (s.method, s.t2v) == setting]))
-    names = {"concepts": "", "run": "what scores do not say"}
-    return [name for key in found if (name := names.get(key, key))]
+    """What runs of one method, recipient and set of concepts differ in besides the seed: keys, or that it is unsaid."""
+    concepts, alike = defaultdict(set), defaultdict(list)
+    for s in scores:
+        concepts[s.run].add(s.concept)
+    for s in scores:
+        alike[s.method, s.t2v, frozenset(concepts[s.run])].append(s)
+    keys = {key: None for own in alike.values() for key in varied(own)}
+    return ["what scores do not say" if key == "run" else key for key in keys]
 
 
 def differing_in(scores: Sequence[Score], by: str) -> dict[tuple[str, str], str]:
