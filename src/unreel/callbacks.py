@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ class RenderClips(pl.Callback):
             judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
         where = self.run.folder / "clips" / stage / rendered.recipient
         files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
-        for clip, file in zip(rendered.clips, files, strict=True):
-            write_mp4(clip, file, rendered.fps)
+        with ThreadPoolExecutor() as pool:  # for most of its time each waits for an ffmpeg of its own
+            list(pool.map(lambda clip, file: write_mp4(clip, file, rendered.fps), rendered.clips, files))
         rows = [
             Score(
                 **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,
