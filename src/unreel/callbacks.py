@@ -90,7 +90,8 @@ class RenderClips(pl.Callback):
         where = self.run.folder / "clips" / stage / rendered.recipient
         files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
         with ThreadPoolExecutor() as pool:  # for most of its time each waits for an ffmpeg of its own
-            list(pool.map(lambda clip, file: write_mp4(clip, file, rendered.fps), rendered.clips, files))
+            pairs = zip(rendered.clips, files, strict=True)
+            list(pool.map(lambda pair: write_mp4(pair[0], pair[1], rendered.fps), pairs))
         rows = [
             Score(
                 **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,
