@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 from conftest import small_pipeline
 from unreel import Edit
+from unreel.clips import write_mp4
 from unreel.dashboard import SCORES, STEP, TRAINING
 from unreel.experiment import WholeCheckpoints
 from unreel.runs import Run
@@ -276,6 +277,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, t
     message = str(ended.value)
     assert says in message and "\n" not in message
     assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+
+
+def test_clips_of_the_unedited_model_are_rendered_and_encoded_once_for_all_runs(
+    small_folders, judge_folder, tmp_path, monkeypatch
+):
+    encoded = []
+
+    def counted(clip, path, fps):
+        encoded.append(path.parts[-3])
+        return write_mp4(clip, path, fps)
+
+    monkeypatch.setattr("unreel.callbacks.write_mp4", counted)
+    for seed in (0, 1):
+        train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), f"seed={seed}"]))
+    assert encoded.count("before") == 4 and encoded.count("after") == 8
+    one, other = (sorted(run.rglob("clips/before/*/*.mp4")) for run in (tmp_path / "runs" / "train").iterdir())
+    assert len(one) == 4 and [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, judge_folder, tmp_path, monkeypatch):

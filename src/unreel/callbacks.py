@@ -8,18 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
+from unreel.cache import TensorCache, content_key
 from unreel.clips import write_mp4
-from unreel.edits import Edit
+from unreel.edits import Edit, tensor_hash
 from unreel.experiment import Questions
+from unreel.files import whole
 from unreel.metrics.judges import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered, Renderer
 from unreel.runs import Run
 from unreel.scores import read_scores
 from unreel.unlearning import UnlearningModule
+
+
+def write_clip(clip: Tensor, path: Path, fps: int, cache: TensorCache | None) -> None:
+    """Writes a clip (F, C, H, W) in [0, 1] as mp4; with a cache, the file that was encoded for another run."""
+    key = content_key(mp4=tensor_hash(clip), fps=fps)
+    kept = cache.load(key) if cache else None
+    if kept is not None:
+        with whole(path) as aside:
+            aside.write_bytes(kept["mp4"].numpy().tobytes())
+        return
+    write_mp4(clip, path, fps)
+    if cache:
+        cache.save(key, {"mp4": torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)})
 
 
 class RenderClips(pl.Callback):
@@ -89,9 +106,10 @@ class RenderClips(pl.Callback):
             judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
         where = self.run.folder / "clips" / stage / rendered.recipient
         files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
+        cache = renderer.cache if stage == "before" else None  # other runs show the same ones
         with ThreadPoolExecutor() as pool:  # for most of its time each waits for an ffmpeg of its own
             pairs = zip(rendered.clips, files, strict=True)
-            list(pool.map(lambda pair: write_mp4(pair[0], pair[1], rendered.fps), pairs))
+            list(pool.map(lambda pair: write_clip(pair[0], pair[1], rendered.fps, cache), pairs))
         rows = [
             Score(
                 **self.run.keys(concept), t2v=rendered.recipient, stage=stage, split=split, metric=name,

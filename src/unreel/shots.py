@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from unreel.cache import TensorCache, content_key
@@ -48,6 +49,45 @@ class Batch:
         count, own = len(self.latents), slice(rank, None, processes)
         forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
         return Batch(self.latents[own], self.noise[own], self.timesteps[own], forget, anchors, self.retain[own])
+
+
+class Embeds:
+    """Embeddings of a batch's captions, (captions, L, D), made when they are first asked for: each caption once.
+
+    Attributes:
+        forget, retain: by the text encoder that is trained, with gradient.
+        anchors, kept: of the anchors and the retained captions, by the reference, without.
+    """
+
+    def __init__(self, donor: Donor, batch: Batch, reference: nn.Module) -> None:
+        self.donor, self.batch, self.reference = donor, batch, reference
+
+    @cached_property
+    def _trained(self) -> tuple[Tensor, ...]:
+        both = self.donor.encode_prompt(self.batch.forget + self.batch.retain)
+        return both.split([len(self.batch.forget), len(self.batch.retain)])
+
+    @cached_property
+    @torch.no_grad()
+    def _frozen(self) -> tuple[Tensor, ...]:
+        both = self.donor.encode_prompt(self.batch.anchors + self.batch.retain, self.reference)
+        return both.split([len(self.batch.anchors), len(self.batch.retain)])
+
+    @property
+    def forget(self) -> Tensor:
+        return self._trained[0]
+
+    @property
+    def retain(self) -> Tensor:
+        return self._trained[1]
+
+    @property
+    def anchors(self) -> Tensor:
+        return self._frozen[0]
+
+    @property
+    def kept(self) -> Tensor:
+        return self._frozen[1]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from unreel.donors import Donor, select_parameters
 from unreel.edits import Edit
-from unreel.shots import Batch, Shots
+from unreel.shots import Batch, Embeds, Shots
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class UnlearningModule(pl.LightningModule):
     Args:
         donor: the model that pays.
         shots: makes the batches.
-        method: has `loss(donor, batch, reference)`.
+        method: has `loss(donor, batch, embeds)`.
         roles: which parameters, as in `select_parameters`.
         optimizer: arguments of Adam.
         guard: or None.
@@ -101,14 +101,12 @@ class UnlearningModule(pl.LightningModule):
 
     def training_step(self, _batch: Any, _index: int) -> Tensor | None:
         batch = self.shots.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
-        scalars = self.method.loss(self.donor, batch, self.reference)
+        embeds = Embeds(self.donor, batch, self.reference)
+        scalars = self.method.loss(self.donor, batch, embeds)
         loss = scalars.pop("loss")
         if self.guard is not None:
-            with torch.no_grad():
-                anchored = self.donor.encode_prompt(batch.anchors, self.reference)
-                kept = self.donor.encode_prompt(batch.retain, self.reference)
-            scalars["anchor"] = distance(self.donor.encode_prompt(batch.forget), anchored)
-            scalars["retain"] = distance(self.donor.encode_prompt(batch.retain), kept)
+            scalars["anchor"] = distance(embeds.forget, embeds.anchors)
+            scalars["retain"] = distance(embeds.retain, embeds.kept)
             loss = loss + self.guard.anchor_weight * scalars["anchor"] + self.guard.retain_weight * scalars["retain"]
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)

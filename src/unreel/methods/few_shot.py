@@ -17,11 +17,11 @@ are encoded once, and a flip would double the cache for no measured gain.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from unreel.donors import Donor
-from unreel.shots import Batch
+from unreel.shots import Batch, Embeds
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class FewShot:
 
     bounded: bool
 
-    def loss(self, donor: Donor, batch: Batch, reference: nn.Module) -> dict[str, Tensor]:
+    def loss(self, donor: Donor, batch: Batch, embeds: Embeds) -> dict[str, Tensor]:
         """Scalars: "loss" is minimised; "forget_error" is the donor's error under the concept's captions."""
         noisy = donor.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = donor.target(batch.latents, batch.noise, batch.timesteps).float()
         count = len(batch.latents)
-        predicted = donor.predict(noisy, batch.timesteps, donor.encode_prompt(batch.forget[:count]))
+        predicted = donor.predict(noisy, batch.timesteps, embeds.forget[:count])
         errors = (predicted - target).square().mean((1, 2, 3))
         if not self.bounded:
             return {"loss": -errors.mean(), "forget_error": errors.mean()}
         with torch.no_grad():
-            embeds = donor.encode_prompt(batch.anchors[:count], reference)
-            without = (donor.predict(noisy, batch.timesteps, embeds) - target).square().mean((1, 2, 3))
+            anchored = donor.predict(noisy, batch.timesteps, embeds.anchors[:count])
+            without = (anchored - target).square().mean((1, 2, 3))
         ascent = functional.relu(1 - errors / without)  # in units of the error without the concept
         return {"loss": ascent.mean(), "forget_error": errors.mean(), "anchor_error": without.mean()}

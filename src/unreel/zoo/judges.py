@@ -5,6 +5,7 @@ encoder was trained against a plain CNN; other seed, other draws); `MotionJudge`
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,7 @@ class Judge:
         self._prompts: dict[str, Tensor] = {}
 
     @classmethod
+    @cache  # nothing changes it, and the runs of a sweep share what it has made of its names
     def from_folders(cls, judge: Path, motion_judge: Path, tokenizer: Path) -> "Judge":
         return cls(
             open_clip.create_model(f"local-dir:{judge}"),
