@@ -42,6 +42,11 @@ def out(tmp_path):
     return tmp_path / "runs" / "small" / "tables"
 
 
+def mirrors(folder):
+    """The ids on W&B of the runs in a folder of runs."""
+    return {json.loads(path.read_text())["mirror"] for path in folder.glob("small/*/status.json")}
+
+
 def finished(tmp_path):
     """Run folder -> when its scores were written."""
     folder = tmp_path / "runs" / "small"
@@ -112,6 +117,7 @@ def test_parallel_workers_make_the_same_table(command, tmp_path):
     ended = sweep(command, tmp_path, "launcher=joblib", "hydra.launcher.n_jobs=2")
     assert "3 of 4 runs done" in ended.stderr and ended.returncode == 1, ended.stderr
     assert (out(tmp_path) / "table.md").read_text() == alone
+    assert len(mirrors(tmp_path / "runs") | mirrors(tmp_path / "runs_alone")) == 6, "a new folder is a new run on W&B"
 
 
 def test_a_search_for_two_objectives_goes_on_after_a_failed_trial(command, tmp_path):
@@ -126,7 +132,9 @@ def test_a_search_for_two_objectives_goes_on_after_a_failed_trial(command, tmp_p
     assert ended.returncode == 1 and of == 4 and 0 < done < 4, ended.stderr
     assert len(re.findall("failed: .*shots=-1", ended.stderr)) == 4 - done
     table = (out(tmp_path) / "table.md").read_text()
-    assert table.count("shots=") == done and "shots=-1" not in table
+    assert "| `shots` | run ends in |" in table and "`objectives`" not in table, "columns are what trials differ in"
+    shots = [int(line.split("|")[4]) for line in table.splitlines()[2:]]
+    assert len(shots) == done and -1 not in shots
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

@@ -302,13 +302,17 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, jud
     def no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "clip.mp4")
 
+    told: list[tuple] = []  # what W&B was told of how runs ended
+    monkeypatch.setattr("wandb.finish", lambda *code: told.append(code))
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"disk is full \(clip.mp4\)"):
         patched.setattr("unreel.callbacks.write_mp4", no_space)
         train.main(configured("train", options))
+    assert told == [(1,)]
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert status["status"] == "failed" and "No space left" in status["message"]
     train.main(configured("train", options))
+    assert told[-1] == (0,)
     assert json.loads((run / "status.json").read_text())["status"] == "done"
     score = [f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders)]
     score += [o for o in options if o.startswith(("judge", "runs", "cache", "device"))]

@@ -188,14 +188,27 @@ def _as_written(arguments: Sequence[str]) -> bool:
 
 
 def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str:
-    """A table of a search: what each trial was given, and what it forgot and kept; * is the Pareto front."""
+    """A table of a search: what the trials differ in, and what each forgot and kept; * is the Pareto front."""
+    given = [{key: value for key, _, value in (o.partition("=") for o in r["overrides"])} for r in records]
+    keys = [key for key in dict.fromkeys(key for own in given for key in own) if len({g.get(key) for g in given}) > 1]
     rows = []
-    for record in records:
-        if own := [s for s in scores if s.run == Path(record["folder"]).name]:
-            rows.append((left(own, "forget"), left(own, "retain"), " ".join(record["overrides"])))
+    for record, choices in zip(records, given, strict=True):
+        name = Path(record["folder"]).name
+        if own := [s for s in scores if s.run == name]:
+            cells = [*(_rounded(choices.get(key, "")) for key in keys), f"`{name.rpartition('-')[2]}`"]
+            rows.append((left(own, "forget"), left(own, "retain"), " | ".join(cells)))
     front = pareto(np.array([row[:2] for row in rows if not math.isnan(row[1])]).reshape(-1, 2)).tolist()
     lines = [
-        f"| {f:.1%} | {'–' if math.isnan(r) else f'{r:.1%}'} | {'*' if [f, r] in front else ''} | `{given}` |"
-        for f, r, given in sorted(rows)
+        f"| {f:.1%} | {'–' if math.isnan(r) else f'{r:.1%}'} | {'*' if [f, r] in front else ''} | {cells} |"
+        for f, r, cells in sorted(rows)
     ]
-    return "| forget | retain | front | trial |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
+    header = ["forget", "retain", "front", *(f"`{key}`" for key in keys), "run ends in"]
+    return "\n".join([f"| {' | '.join(header)} |", "| --- " * len(header) + "|", *lines, ""])
+
+
+def _rounded(value: str) -> str:
+    """A number to three digits, which `config.yaml` has in full; all else as code."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return f"`{value}`"
