@@ -191,7 +191,7 @@ def test_where_and_how_a_whole_experiment_runs_is_no_matter_to_its_folder(ended_
 def test_the_table_of_a_search_has_its_trials_and_no_mean_over_them(ended_sweep, tmp_path):
     assert ended_sweep(objectives=["forget", "retain"], error="") == 0
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| 0.0% | 90.0% | * | `seed=0` |" in table and "**" not in table
+    assert "| front | `seed` |" in table and "| 0.0% | 90.0% | * | 0 |" in table and "**" not in table
 
 
 def test_a_sweep_whose_tables_fail_says_so(ended_sweep, capsys):
