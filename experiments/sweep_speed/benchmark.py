@@ -32,24 +32,17 @@ def sweep_against_single_runs(folder: Path) -> None:
     Half of those come before the sweep and half after it, so that a machine that slows down favours neither.
     """
     shots, parameters = ["1", "2", "4"], ["mlp", "attention", "mlp_attention", "mlp_final_attention"]
-    runs = list(product(shots, parameters))
-    single = 0.0
-
-    def alone(part: list[int]) -> None:
-        nonlocal single
-        for i in part:
-            own = folder / f"single_{i}"
-            spent = seconds(f"shots={runs[i][0]}", f"parameters={runs[i][1]}", f"runs={own}", f"cache={own}/cache")
-            single += spent
-            print(f"single run {i + 1} of {len(runs)}: {spent:.0f} s", flush=True)
-
-    half = len(runs) // 2
-    alone(list(range(half)))
     choices = ["-m", f"shots={','.join(shots)}", f"parameters={','.join(parameters)}"]
-    sweep = seconds(*choices, f"runs={folder}/sweep", f"cache={folder}/sweep/cache")
-    print(f"the sweep: {sweep:.0f} s", flush=True)
-    alone(list(range(half, len(runs))))
-    print(f"{len(runs)} single runs {single:.0f} s, the sweep {sweep:.0f} s: {sweep / single:.0%}", flush=True)
+    runs = list(product(shots, parameters))
+    single = sweep = 0.0
+    for i, (k, name) in enumerate(runs):
+        if i == len(runs) // 2:
+            sweep = seconds(*choices, f"runs={folder}/sweep", f"cache={folder}/sweep/cache")
+            print(f"the sweep: {sweep:.0f} s", flush=True)
+        own = folder / f"single_{i}"
+        single += seconds(f"shots={k}", f"parameters={name}", f"runs={own}", f"cache={own}/cache")
+        print(f"single run {i + 1} of {len(runs)}: {single:.0f} s so far", flush=True)
+    print(f"{len(runs)} single runs {single:.0f} s, the sweep {sweep:.0f} s: {sweep / single:.1%}", flush=True)
 
 
 def workers(folder: Path, runs: int) -> None:

@@ -62,16 +62,18 @@ class Embeds:
     def __init__(self, donor: Donor, batch: Batch, reference: nn.Module) -> None:
         self.donor, self.batch, self.reference = donor, batch, reference
 
+    def _with_retain(self, texts: list[str], encoder: nn.Module) -> tuple[Tensor, ...]:
+        both = self.donor.encode_prompt(texts + self.batch.retain, encoder)
+        return both.split([len(texts), len(self.batch.retain)])
+
     @cached_property
     def _trained(self) -> tuple[Tensor, ...]:
-        both = self.donor.encode_prompt(self.batch.forget + self.batch.retain)
-        return both.split([len(self.batch.forget), len(self.batch.retain)])
+        return self._with_retain(self.batch.forget, self.donor.text_encoder)
 
     @cached_property
     @torch.no_grad()
     def _frozen(self) -> tuple[Tensor, ...]:
-        both = self.donor.encode_prompt(self.batch.anchors + self.batch.retain, self.reference)
-        return both.split([len(self.batch.anchors), len(self.batch.retain)])
+        return self._with_retain(self.batch.anchors, self.reference)
 
     @property
     def forget(self) -> Tensor:
