@@ -1,4 +1,4 @@
-"""unreel: the same story entered at a saved edit. Scores it on any recipient that shares the encoder, without training.
+"""unreel: the same story entered at a saved edit. Scores it on any recipient that it fits, without training.
 
 python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
 """
@@ -6,11 +6,21 @@ python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
 import hydra
 from omegaconf import DictConfig
 
-from unreel.callbacks import RenderClips
+from unreel.assembly import (
+    check_space,
+    device_of,
+    evaluation_of,
+    judge_of,
+    loggers_of,
+    metrics_of,
+    questions_of,
+    recipients_of,
+    rescoring,
+    run_of,
+)
 from unreel.cli import as_job, print_result, quiet_libraries
 from unreel.edits import Edit
-from unreel.experiment import Questions, check_space, device_of, judge_of, metrics_of, renderers_of, rescoring
-from unreel.report import write_report
+from unreel.page import write_report
 from unreel.runs import Run
 
 
@@ -22,25 +32,25 @@ def main(config: DictConfig) -> Run:
         raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
     edit = Edit.load(config.edit)
     config = rescoring(edit, config)
-    questions, device = Questions.of(config), device_of(config)
+    questions, device = questions_of(config), device_of(config)
     check_space(config)
-    renderers = renderers_of(config, device)
-    for renderer in renderers:
-        edit.check(renderer.recipient.text_encoder)
-    content = [edit.hash, *(r.content for r in renderers)]
-    run = Run(config, questions.concepts, content, edit.provenance["facts"].get("most_steps"))
+    recipients = recipients_of(config, device)
+    judge, facts = judge_of(config, questions, recipients, device), edit.provenance["facts"]
+    run = run_of(config, questions, [*recipients, judge, *metrics_of(config)], [edit.hash], facts.get("most_steps"))
     if run.is_done():
         print_result(run)
         return run
 
-    judge = judge_of(config, questions, device)
+    for recipient in recipients:
+        edit.check(recipient)
     with run.working() as todo:
         if todo:
-            clips = RenderClips(renderers, questions, judge, metrics_of(config), run)
-            clips.look("before")
-            clips.look("after", edit=edit)
+            loggers = loggers_of(config, run, questions.concepts)
+            evaluation = evaluation_of(config, questions, recipients, judge, run, loggers)
+            evaluation.look("before")
+            evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
             edit.save(run.folder / "edit.safetensors")
-            write_report(run, clips.looks, clips.scores, edit.provenance["facts"])
+            write_report(run, evaluation.looks, evaluation.scores, facts)
     print_result(run)
     return run
 

@@ -4,94 +4,107 @@ python train.py concept=van_gogh shots=4
 python train.py -m concept=glob(*) shots=1,2,4,8 parameters=mlp,attention
 """
 
-import time
-from typing import Any
+from dataclasses import replace
 
 import hydra
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from unreel.callbacks import RenderClips
-from unreel.cli import as_job, print_result, quiet_libraries
-from unreel.concepts import TrainingCaptions
-from unreel.donors import Donor, select_parameters
-from unreel.edits import check_shared, export_text_encoder
-from unreel.experiment import (
-    Questions,
+from unreel.assembly import (
+    built,
     cache_of,
     check_processes,
     check_space,
     device_of,
+    evaluation_of,
     judge_of,
+    loggers_of,
     metrics_of,
-    renderers_of,
+    questions_of,
+    recipients_of,
+    run_of,
     trainer_of,
 )
-from unreel.rendering import Renderer
-from unreel.report import write_report
+from unreel.callbacks import RenderClips
+from unreel.captions import TrainingCaptions
+from unreel.cli import as_job, print_result, quiet_libraries
+from unreel.edits import export_components
+from unreel.evaluation import Evaluation
+from unreel.methods.method import Method, Task
+from unreel.models.model import Model
+from unreel.page import write_report
 from unreel.runs import Run, is_first_process
+from unreel.sharing import Share, plan
 from unreel.shots import Shots
-from unreel.unlearning import UnlearningModule
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @as_job
 def main(config: DictConfig) -> Run:
     quiet_libraries()
-    # every check before anything expensive
-    questions, device = Questions.of(config), device_of(config)
-    captions = [TrainingCaptions(concept, questions.surroundings) for concept in questions.concepts]
-    shots = Shots(captions, cache=cache_of(config), shots=config.shots, seed=config.seed, **config.method.data)
+    # every check before anything expensive: nothing is loaded until the run is known to be unfinished
+    questions, device, method = questions_of(config), device_of(config), built(config.method)
+    texts = [prompt.text for prompt in questions.prompts]
+    captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
+    shots = Shots(captions, config.shots, config.seed, cache_of(config))
     check_space(config)
-    check_processes(config, shots, device)
-    started = time.perf_counter()
-    donor = hydra.utils.instantiate(config.t2i, device=device)
-    renderers = renderers_of(config, device)
-    for renderer in renderers:
-        check_shared(donor, renderer.recipient)
-    select_parameters(donor.text_encoder, config.parameters.roles)
-    run = Run(config, questions.concepts, [donor.content, shots.content, *(r.content for r in renderers)], shots.steps)
+    check_processes(config, method, len(captions), device)
+    donor, recipients = built(config.t2i, device=device), recipients_of(config, device)
+    judge = judge_of(config, questions, recipients, device)
+    steps = method.most_steps(len(captions), config.shots)
+    run = run_of(config, questions, [donor, *recipients, judge, method, *metrics_of(config)], [shots.content], steps)
     if run.is_done():
         print_result(run)
         return run
 
-    judge = judge_of(config, questions, device)
-    run.spend("loading", time.perf_counter() - started)
+    with run.timed("loading"):
+        shares = plan(donor, recipients, method, config.parameters.roles)
     with run.working() as todo:
         if todo:
-            carry_out(config, run, questions, donor, shots, renderers, judge, device)
+            loggers = loggers_of(config, run, questions.concepts)
+            evaluation = evaluation_of(config, questions, recipients, judge, run, loggers)
+            task = Task(captions, list(config.parameters.roles), config.seed, shots, checkpoint=run.checkpoint)
+            carry_out(config, run, evaluation, donor, method, task, shares, device)
     if is_first_process():
         print_result(run)
     return run
 
 
 def carry_out(
-    config: DictConfig,
-    run: Run,
-    questions: Questions,
-    donor: Donor,
-    shots: Shots,
-    renderers: list[Renderer],
-    judge: Any,
-    device: str,
-) -> None:
-    """Shots, training, clips and report of one run."""
+    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task,
+    shares: list[Share], device: str,
+) -> None:  # fmt: skip
+    """Shots, edits, clips and report of one run."""
     pl.seed_everything(config.seed, verbose=False)
-    with run.timed("shots"):
-        shots.make(donor)
-    method, guard = hydra.utils.instantiate(config.method.loss), hydra.utils.instantiate(config.method.guard)
-    roles, optimizer = list(config.parameters.roles), dict(config.method.optimizer)
-    module = UnlearningModule(donor, shots, method, roles, optimizer, guard)
-    clips = RenderClips(renderers, questions, judge, metrics_of(config), run, config.evaluation.at_steps)
-    trainer = trainer_of(config, run, shots.steps, device, [clips])
-    with run.timed("training"):
-        trainer.fit(module, shots, ckpt_path=run.checkpoint, weights_only=True)
-    if not trainer.is_global_zero:  # one of several processes: the first one goes on
-        return
-    clips.conclude(trainer, module)
-    export_text_encoder(donor.pipeline, run.folder / "text_encoder")
+    if is_first_process():
+        evaluation.look("before")
+    if "shots" in method.needs:
+        with run.timed("shots"):
+            task.shots.make(donor)
+    edits = {}
+    for share in shares:
+        names = [model.name for model in share.recipients]
+        looks = RenderClips(evaluation, names, config.evaluation.at_steps)
+
+        def trainer(steps: int, callbacks: list, looks: pl.Callback = looks) -> pl.Trainer:
+            return trainer_of(config, run, steps, device, evaluation.loggers, [*callbacks, looks])
+
+        with run.timed("training"):
+            edit = method.erase(share.maker, replace(task, trainer=trainer))
+        if not is_first_process():  # one of several processes: the first one goes on
+            return
+        settings = OmegaConf.to_container(config, resolve=True)
+        edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
+        edits |= dict.fromkeys(names, edit)
+        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
+        edit.save(where / "edit.safetensors")
+        with edit.applied(share.maker):
+            export_components(share.maker, edit.components, where)
+    facts = next(iter(edits.values())).provenance["facts"]
+    run.message = facts["stopped"]
+    evaluation.look("after", edits, facts["steps"])
     with run.timed("report"):
-        write_report(run, clips.looks, clips.scores, module.facts(), list(shots.all_pixels()))
+        write_report(run, evaluation.looks, evaluation.scores, facts, list(task.shots.all_pixels()))
 
 
 if __name__ == "__main__":

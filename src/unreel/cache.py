@@ -1,25 +1,16 @@
 """Generated tensors kept on disk under the hash of what they were generated from; safe under parallel writers."""
 
 import fcntl
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unreel.files import whole
-
-
-def content_key(**content: Any) -> str:
-    """A name for whatever is generated from this content: 24 hex digits."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class TensorCache:

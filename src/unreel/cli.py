@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
-from unreel.report import score_rows
+from unreel.page import score_rows
 from unreel.runs import Run
 from unreel.scores import read_scores
 from unreel.sweeps import is_sweep, objectives_of, record_job
@@ -102,7 +102,7 @@ def quiet_libraries() -> None:
 
 
 def print_result(run: Run) -> None:
-    """Before and after, how it ended, where the time went, and the three paths that a user wants."""
+    """Before and after, how it ended, where the time went, and the paths that a user wants."""
     wandb.finish()  # its own last words come first
     folder = run.folder
     console, tables = Console(), dict[str, Table]()
@@ -117,6 +117,6 @@ def print_result(run: Run) -> None:
         console.print(f"ended early: {run.message}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.timings.items())
     console.print(f"seconds: {spent}", highlight=False)
-    for name in ("report.html", "edit.safetensors", "text_encoder"):
+    for name in ("report.html", "edit.safetensors", "text_encoder", "unet", "transformer"):
         if (folder / name).exists():
             console.print(str(folder / name), soft_wrap=True, highlight=False)

@@ -1,101 +1,142 @@
-"""Edit: what a method returns. Changed tensors of a text encoder, with hashes of the weights they belong to."""
+"""Edit: what a method returns. Changed tensors and settings of what is attached, and hashes of the weights it belongs to."""
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unreel.files import whole
+from unreel.hashes import differing, parameter_hashes, plain_name, tensor_hash
 
-FORMAT = "unreel-edit-1"
-
-
-def tensor_hash(tensor: Tensor, dtype: torch.dtype = torch.float16) -> str:
-    """sha256 of a tensor's shape and values, rounded to `dtype`: with half precision, fp16 and fp32 copies agree."""
-    values = tensor.detach().to("cpu", dtype).contiguous()
-    return hashlib.sha256(str(tuple(values.shape)).encode() + values.view(torch.uint8).numpy().tobytes()).hexdigest()
+FORMATS = ("unreel-edit-1", "unreel-edit-2")
+ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
+_CONF = Path(__file__).parents[2] / "conf" / "method"
+_DENOISERS = ("unet", "transformer")
 
 
-def parameter_hashes(text_encoder: nn.Module) -> dict[str, str]:
-    """Parameter name -> `tensor_hash`, of a whole text encoder; names start below any `text_model.` prefix."""
-    return {_plain(name): tensor_hash(p) for name, p in text_encoder.named_parameters()}
+def components_of(target: Any) -> dict[str, nn.Module]:
+    """The components of a Model, or of a plain diffusers pipeline, by the names that edits use."""
+    if hasattr(target, "reading"):
+        return dict(target.components)
+    found = {n: m for n, m in target.components.items() if isinstance(m, nn.Module) and n not in _DENOISERS}
+    denoisers = [getattr(target, name) for name in _DENOISERS if getattr(target, name, None) is not None]
+    return found | ({"denoiser": denoisers[0]} if denoisers else {})
 
 
-def _plain(name: str) -> str:
-    """A parameter's name without the prefix that older transformers put before it."""
-    return name.removeprefix("text_model.")
+def hashes_of(components: Mapping[str, nn.Module], names: Sequence[str]) -> dict[str, str]:
+    """ "component/parameter" -> hash, of all parameters of some components."""
+    return {f"{key}/{name}": digest for key in names for name, digest in parameter_hashes(components[key]).items()}
 
 
-def differing(base: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names of tensors that only one of the two has, or whose hashes differ."""
-    return sorted(name for name in base.keys() | found.keys() if base.get(name) != found.get(name))
+def _listed(names: list[str], total: int) -> str:
+    shown = ", ".join(name.partition("/")[2] or name for name in names[:3])
+    return f"{len(names)} of {total} tensors ({shown}{', ...' if len(names) > 3 else ''})"
 
 
-def _named(names: list[str], total: int) -> str:
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} of {total} tensors ({listed})"
+def unshared(base: Mapping[str, str], components: Mapping[str, nn.Module]) -> str:
+    """What differs between the weights that an edit belongs to and a model's; "" when nothing does.
+
+    A video model may hold an image model's denoiser whole, as AnimateDiff does: what its denoiser has beyond counts as
+    no difference. A text encoder with more layers is another one.
+    """
+    said = []
+    for key in dict.fromkeys(name.partition("/")[0] for name in base):
+        if key not in components:
+            return f"it has no {key}"
+        own = {name: digest for name, digest in base.items() if name.startswith(f"{key}/")}
+        found = hashes_of(components, [key])
+        if names := differing(own, found, more=key == "denoiser"):
+            said.append(f"in its {key.replace('_', ' ')} {_listed(names, len(own))} differ")
+    return "; ".join(said)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Changed tensors, the component they belong to, and hashes of the weights they were made from.
+    """What a method changed, and which weights it belongs to. It is data, never a program.
 
     Attributes:
-        tensors: parameter name -> new value.
-        base: `parameter_hashes` of the whole text encoder before the edit.
+        tensors: "component/parameter" -> new value; "attached/..." -> a tensor of what the method attaches.
+        base: "component/parameter" -> hash of the value before, of all parameters of the components it changes.
+        method: stem of the YAML in conf/method that made it; its class attaches what is more than changed weights.
+        settings: what is attached, beside its tensors; JSON. Empty where changed weights are all.
         provenance: how it was made; any JSON.
-        component: which module of a pipeline it belongs to.
     """
 
-    tensors: dict[str, Tensor]
-    base: dict[str, str]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    component: str = "text_encoder"
+    tensors: Mapping[str, Tensor]
+    base: Mapping[str, str]
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, reference: nn.Module, text_encoder: nn.Module, provenance: dict[str, Any]) -> "Edit":
-        """What differs, to the bit, in a text encoder from the reference that it was."""
-        before = dict(reference.named_parameters())
-        changed = {
-            _plain(name): p.detach().cpu().clone()
-            for name, p in text_encoder.named_parameters()
-            if not torch.equal(p, before[name])
-        }
-        return cls(changed, parameter_hashes(reference), provenance)
+    def between(cls, reference: Any, edited: Any, names: Sequence[str], method: str = "") -> "Edit":
+        """What differs, to the bit, in some components of two models (or pipelines), the first one as it was."""
+        before, after, changed = components_of(reference), components_of(edited), {}
+        for key in names:
+            old = dict(before[key].named_parameters())
+            changed |= {
+                f"{key}/{plain_name(name)}": p.detach().cpu().clone()
+                for name, p in after[key].named_parameters()
+                if not torch.equal(p, old[name])
+            }
+        return cls(changed, hashes_of(before, names), method)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components whose weights it changes."""
+        return tuple(dict.fromkeys(name.partition("/")[0] for name in self.base))
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the method has to attach something: changed weights are not all."""
+        return bool(self.settings) or any(name.startswith(ATTACHED) for name in self.tensors)
 
     @property
     def hash(self) -> str:
-        """Content hash: of what it changes and of what it belongs to; 16 hex digits."""
-        parts = [f"{name} {tensor_hash(tensor, tensor.dtype)}" for name, tensor in sorted(self.tensors.items())]
-        parts += [f"{name} {digest}" for name, digest in sorted(self.base.items())]
+        """Content hash: of what it changes and of what it belongs to; 16 hex digits.
+
+        The text encoder's parameters go by their bare names, so that an edit of the first format keeps its hash.
+        """
+        tensors = {name: tensor_hash(tensor, tensor.dtype) for name, tensor in self.tensors.items()}
+        parts = [
+            f"{name} {digest}"
+            for named in (tensors, self.base)
+            for name, digest in sorted((n.removeprefix("text_encoder/"), d) for n, d in named.items())
+        ]
+        if self.is_attached:
+            parts += [self.method, json.dumps(self.settings, sort_keys=True)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Writes `edit.safetensors`; the file appears whole."""
         metadata = {
-            "format": FORMAT, "component": self.component, "hash": self.hash,
-            "base": json.dumps(self.base), "provenance": json.dumps(self.provenance),
+            "format": FORMATS[-1], "hash": self.hash, "method": self.method, "base": json.dumps(dict(self.base)),
+            "settings": json.dumps(dict(self.settings)), "provenance": json.dumps(dict(self.provenance)),
         }  # fmt: skip
         with whole(path) as aside:
             save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, aside, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
-        """From a file that `save` wrote.
+        """From a file that `save` wrote, of this format or the one before.
 
         Raises:
             ValueError: for a missing or damaged file, or one that is no edit, naming it.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise ValueError(f"{path} is missing: expected the edit.safetensors of a run")
         try:
@@ -104,85 +145,124 @@ class Edit:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or no safetensors file ({error}): make the edit again") from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no edit: found format {metadata.get('format')!r}, expected {FORMAT!r}")
-        edit = cls(tensors, json.loads(metadata["base"]), json.loads(metadata["provenance"]), metadata["component"])
-        if edit.hash != metadata["hash"]:
-            raise ValueError(f"{path} is damaged (its content has hash {edit.hash}, not {metadata['hash']})")
+        if metadata.get("format") not in FORMATS:
+            raise ValueError(f"{path} is no edit: found format {metadata.get('format')!r}, expected {FORMATS[-1]!r}")
+        try:
+            edit = cls(tensors, *_parsed(metadata))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path} is damaged (its metadata: {error}): make the edit again") from None
+        if metadata["format"] == FORMATS[0]:
+            old = {"tensors": edit.tensors, "base": edit.base}
+            new = {key: {f"text_encoder/{name}": v for name, v in named.items()} for key, named in old.items()}
+            edit = cls(**new, method=edit.method, provenance=edit.provenance)
+        if edit.hash != metadata.get("hash"):
+            raise ValueError(f"{path} is damaged (its content has hash {edit.hash}, not {metadata.get('hash')})")
         return edit
 
-    def check(self, text_encoder: nn.Module) -> None:
-        """ValueError unless the edit was made from exactly this text encoder's weights, naming tensors that differ."""
-        found = parameter_hashes(text_encoder)
-        if names := differing(self.base, found):
+    def check(self, target: Any) -> None:
+        """ValueError unless the target's weights are those that the edit was made from, naming tensors that differ."""
+        if said := unshared(self.base, self._components(target)):
             raise ValueError(
-                f"the edit belongs to another text encoder: {_named(names, len(found))} differ from the weights that it"
-                " was made from; load the unedited model that it was trained on"
+                f"the edit belongs to other weights: {said} from the weights that it was made from; load the unedited"
+                " model that it was trained on"
             )
+        if self.is_attached:
+            method_named(self.method)
 
-    def _encoder(self, target: Any) -> nn.Module:
-        return target if isinstance(target, nn.Module) else getattr(target, self.component)
+    def _components(self, target: Any) -> dict[str, nn.Module]:
+        if isinstance(target, nn.Module):  # a component alone
+            return dict.fromkeys(self.components, target)
+        return components_of(target)
 
-    @torch.no_grad()
+    def _changes(self, target: Any) -> list[tuple[nn.Parameter, Tensor]]:
+        """(parameter, new value) pairs."""
+        components, pairs = self._components(target), []
+        for key in self.components:
+            for name, parameter in components[key].named_parameters():
+                value = self.tensors.get(f"{key}/{plain_name(name)}")
+                if value is not None:
+                    pairs.append((parameter, value))
+        return pairs
+
     def apply(self, target: Any) -> None:
-        """Writes the edit into a diffusers pipeline, or into a text encoder, for good.
+        """Puts the edit into a diffusers pipeline or a Model, or into a component of it alone, for good.
 
         Raises:
             ValueError: when its weights are not the ones that the edit was made from; nothing is changed then.
         """
-        encoder = self._encoder(target)
-        self.check(encoder)
-        for name, parameter in encoder.named_parameters():
-            if _plain(name) in self.tensors:
-                parameter.copy_(self.tensors[_plain(name)])
+        self.check(target)
+        with torch.no_grad():
+            for parameter, value in self._changes(target):
+                parameter.copy_(value)
+        if self.is_attached:
+            stack = ExitStack()
+            stack.enter_context(self._attached(target))
+            target.unreel_edits = [*getattr(target, "unreel_edits", []), stack]  # it lasts as long as the target does
+
+    def _attached(self, target: Any) -> Any:
+        return method_named(self.method).attach(getattr(target, "pipeline", target), self)
 
     @contextmanager
     def applied(self, target: Any) -> Iterator[None]:
         """Applies the edit inside a `with` block and restores the weights bit for bit after it."""
-        encoder = self._encoder(target)
-        before = {name: p.detach().clone() for name, p in encoder.named_parameters() if _plain(name) in self.tensors}
-        self.apply(encoder)
-        try:
+        self.check(target)
+        changes = self._changes(target)
+        before = [parameter.detach().clone() for parameter, _ in changes]
+        with ExitStack() as stack:
+            stack.callback(_write, [(parameter, old) for (parameter, _), old in zip(changes, before, strict=True)])
+            _write(changes)
+            if self.is_attached:
+                stack.enter_context(self._attached(target))
             yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in encoder.named_parameters():
-                    if name in before:
-                        parameter.copy_(before[name])
 
 
-def export_text_encoder(pipeline: Any, folder: Path) -> None:
-    """Writes a pipeline's text encoder as a transformers folder for `from_pretrained`; it appears whole."""
-    aside, old = folder.with_name(f".unfinished_{folder.name}"), folder.with_name(f".old_{folder.name}")
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    pipeline.text_encoder.save_pretrained(aside, safe_serialization=True)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+@torch.no_grad()
+def _write(changes: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, value in changes:
+        parameter.copy_(value)
 
 
-def check_shared(donor: Any, recipient: Any) -> None:
-    """The check before every transfer: two pipelines read prompts alike.
+def _parsed(metadata: Mapping[str, str]) -> tuple[dict[str, str], str, dict[str, Any], dict[str, Any]]:
+    """base, method, settings and provenance of a file's metadata. ValueError for what is none of them."""
+    base, settings, provenance = (json.loads(metadata.get(k, "{}")) for k in ("base", "settings", "provenance"))
+    for what, found in (("base", base), ("settings", settings), ("provenance", provenance)):
+        if not isinstance(found, dict):
+            raise ValueError(f"{what} is {type(found).__name__}, expected keys and values")
+    return base, metadata.get("method", ""), settings, provenance
 
-    Compares the tokenizer's vocabulary, the text encoder's output layer (depth, activation, final norm's epsilon) and
-    its weights, tensor by tensor.
+
+def method_named(stem: str) -> Any:
+    """The class of a method, by the name of its YAML in conf/method or in the user's own --config-dir.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: for a name that is no plain one, or that this version does not know.
     """
-    if donor.tokenizer.get_vocab() != recipient.tokenizer.get_vocab():
-        raise ValueError(f"{recipient.name} has another tokenizer vocabulary than {donor.name}: no edit can be shared")
-    for key in ("num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings"):
-        ours, theirs = (getattr(model.text_encoder.config, key, None) for model in (donor, recipient))
-        if ours != theirs:
-            raise ValueError(
-                f"{recipient.name} has another text encoder than {donor.name}: {key} is {theirs}, not {ours}"
-            )
-    base, found = parameter_hashes(donor.text_encoder), parameter_hashes(recipient.text_encoder)
-    if names := differing(base, found):
-        raise ValueError(
-            f"{recipient.name} has another text encoder than {donor.name}: {_named(names, len(base))} differ; choose a"
-            " recipient that shares the donor's encoder"
-        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", stem):
+        raise ValueError(f"the edit names the method {stem[:80]!r}: expected the name of a file in conf/method")
+    folders = [_CONF]
+    if GlobalHydra.instance().is_initialized():
+        sources = GlobalHydra.instance().config_loader().get_search_path().get_path()
+        folders = [Path(str(source.path).removeprefix("file://")) / "method" for source in sources] + folders
+    for path in (folder / f"{stem}.yaml" for folder in folders):
+        if path.is_file():
+            return hydra.utils.get_class(str(OmegaConf.load(path)["_target_"]))
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise ValueError(f"the edit was made by the method {stem!r}, which is not known here: {', '.join(known)}")
+
+
+def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
+    """Writes components of a model as folders for `from_pretrained`, each whole: folder/text_encoder, folder/unet."""
+    pipeline, written = getattr(target, "pipeline", target), []
+    for key in names:
+        name = next(n for n in _DENOISERS if getattr(pipeline, n, None) is not None) if key == "denoiser" else key
+        path = folder / name
+        aside, old = path.with_name(f".unfinished_{name}"), path.with_name(f".old_{name}")
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        getattr(pipeline, name).save_pretrained(aside, safe_serialization=True)
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+        written.append(path)
+    return written

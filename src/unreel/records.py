@@ -15,9 +15,10 @@ class Prompt:
     Attributes:
         text: what the models are given.
         split: forget | retain | other_sense.
-        shows: (part, phrase) pairs, parts of PARTS: all that the text says, as it says it.
+        shows: (part, phrase) pairs, parts of PARTS: what the judge is told that the text says; the rest is not judged.
         concept: slug of the concept that it belongs to.
         part: the part that names the concept, or its neighbour or other sense; "" where the text says none of them.
+        seed: that of its clip, where a file of prompts says one.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Prompt:
     shows: tuple[tuple[str, str], ...]
     concept: str = ""
     part: str = ""
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Concept:
         neighbours: near things that must stay, phrases of the same part.
         other_senses: phrases with the same word in a sense that must stay.
         images: folder of the user's own shots, or None: the donor generates them.
+        prompts: texts that ask for it, in place of those of the prompt source.
     """
 
     slug: str
@@ -48,6 +51,7 @@ class Concept:
     neighbours: tuple[str, ...] = ()
     other_senses: tuple[str, ...] = ()
     images: Path | None = None
+    prompts: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:
@@ -81,8 +85,10 @@ class Score:
         n: how many clips `value` is the mean of, >= 1; an image is a clip of one frame.
         edit: content hash of the edit.
         clips: content hash of the clips.
-        seconds: wall-clock time in s that rendering the n clips took, >= 0.
+        seconds: wall-clock time in s of rendering the n clips, >= 0, whenever that was: not that of finding them.
         steps: how many steps the training might last, >= 1.
+        unit: of `value`: share (in [0, 1]), points (of 100), s.
+        goal: which direction is good: up, down, or "" where neither is.
 
     Raises:
         ValueError: when a field has another type than the one declared here, or is NaN or infinite, naming it.
@@ -108,6 +114,8 @@ class Score:
     clips: str = ""
     seconds: float | None = None
     steps: int | None = None
+    unit: str = ""
+    goal: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -122,3 +130,22 @@ class Score:
     def to_json(self) -> str:
         """The row as one line of JSON: every key, always in the order above."""
         return json.dumps(asdict(self), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a metric says of the clips of one split; a run makes a Score of it.
+
+    Attributes:
+        split, name: as `Score.split` and `Score.metric`.
+        value, stderr, n: as in Score.
+        unit, goal: as in Score; every metric says both.
+    """
+
+    split: str
+    name: str
+    value: float
+    stderr: float | None
+    n: int
+    unit: str
+    goal: str

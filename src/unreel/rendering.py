@@ -1,7 +1,7 @@
-"""Prompts x seeds -> clips. Clips of an unedited model are kept by content and never rendered twice."""
+"""Prompts x seeds -> clips on disk. Clips are kept by all that decides them, and never rendered twice."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -9,10 +9,33 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from unreel.cache import TensorCache, content_key
-from unreel.edits import parameter_hashes, tensor_hash
-from unreel.recipients.recipient import Recipient
+from unreel.cache import TensorCache
+from unreel.edits import Edit
+from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes, tensor_hash
+from unreel.models.model import Model
+from unreel.models.pipeline_model import computes_bfloat16
 from unreel.records import Prompt
+
+
+class StoredClips(Sequence[Tensor]):
+    """Clips (F, C, H, W) in [0, 1] that stay on disk as uint8: each is read when it is asked for."""
+
+    def __init__(self, cache: TensorCache, keys: Sequence[str]) -> None:
+        self.cache, self.keys = cache, list(keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        if isinstance(i, slice):
+            return StoredClips(self.cache, self.keys[i])
+        kept = self.cache.load(self.keys[i])
+        if kept is None:
+            raise ValueError(f"{self.cache.folder} has lost a clip that was rendered into it: give the command again")
+        return kept["clip"].float() / 255
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -23,22 +46,22 @@ class Rendered:
         recipient: its name.
         stage: before | step_<n> | after.
         prompts: one a clip.
-        clips: (B, F, C, H, W) in [0, 1].
-        seconds: what rendering them took, in s; less when the cache had them.
+        clips: (F, C, H, W) in [0, 1] each; StoredClips, or tensors.
+        seconds: what rendering each took, in s, whenever that was.
         fps: frames a second.
     """
 
     recipient: str
     stage: str
     prompts: Sequence[Prompt]
-    clips: Tensor
-    seconds: float
+    clips: Sequence[Tensor]
+    seconds: Sequence[float]
     fps: int
 
     @property
     def hash(self) -> str:
         """Content hash of the clips, 16 hex digits."""
-        return tensor_hash(self.clips)[:16]
+        return content_key(clips=[tensor_hash(clip) for clip in self.clips])[:16]
 
     def places(self, split: str | None = None, concept: str | None = None) -> list[int]:
         """Where the clips of one split, or of one concept, are."""
@@ -46,63 +69,78 @@ class Rendered:
 
     def at(self, places: Sequence[int]) -> "Rendered":
         """Some of the clips alone."""
-        prompts, share = [self.prompts[i] for i in places], len(places) / max(len(self.prompts), 1)
-        return replace(self, prompts=prompts, clips=self.clips[list(places)], seconds=self.seconds * share)
+        prompts, seconds = [self.prompts[i] for i in places], [self.seconds[i] for i in places]
+        if isinstance(self.clips, StoredClips):
+            return replace(
+                self, prompts=prompts, seconds=seconds,
+                clips=StoredClips(self.clips.cache, [self.clips.keys[i] for i in places]),
+            )  # fmt: skip
+        return replace(self, prompts=prompts, seconds=seconds, clips=[self.clips[i] for i in places])
 
 
 class Renderer:
     """Renders with one recipient.
 
     Args:
-        recipient: what renders.
-        cache: where clips are kept by the content that they were rendered from.
+        model: what renders.
+        cache: where clips of the unedited model are kept, for all runs.
+        own: where clips of edits are kept, for this run.
         batch: clips at a time.
-
-    `content` is a hash of all that decides the clips, except of what the machine at hand can compute in.
     """
 
-    def __init__(self, recipient: Recipient, cache: TensorCache, batch: int) -> None:
-        self.recipient, self.cache, self.batch = recipient, cache, batch
-        modules = {name: parameter_hashes(module) for name, module in recipient.modules.items()}
-        schedule = {key: str(value) for key, value in recipient.pipeline.scheduler.config.items()}
+    def __init__(self, model: Model, cache: TensorCache, own: TensorCache, batch: int) -> None:
+        self.model, self.cache, self.own, self.batch = model, cache, own, batch
 
-        def content(autocast: bool) -> str:
-            precision = [str(recipient.pipeline.unet.dtype), autocast]
-            return content_key(
-                options=recipient.options, precision=precision, schedule=schedule, kind=type(recipient).__name__,
-                **modules,
-            )  # fmt: skip
+    def key(self, edit: Edit | None) -> str:
+        """Hash of all that decides a clip but its prompt and its seed: weights as they are now, edit, code, machine.
 
-        self.content, self._computed = content(recipient.wants_autocast), content(recipient.autocast)
+        The weights are read each time, so that nothing edited is served from the entries of anything else, however it
+        was edited; what an edit attaches, no weights show, so that its hash counts too.
+        """
+        model = self.model
+        schedule = {key: str(value) for key, value in model.pipeline.scheduler.config.items()}
+        return content_key(
+            weights={key: parameter_hashes(module) for key, module in model.components.items()}, schedule=schedule,
+            content=model.content, edit=edit.hash if edit else "", libraries=library_versions(),
+            code=code_hash([model]), bfloat16=computes_bfloat16(model.device),
+            dtypes={key: str(next(module.parameters()).dtype) for key, module in model.components.items()},
+        )  # fmt: skip
 
-    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str) -> Rendered:
-        """One clip a prompt, each with its own seed; those of an unedited model, of the stage "before", are kept."""
-        encoder = parameter_hashes(self.recipient.text_encoder)
-        keys = [
-            content_key(model=self._computed, encoder=encoder, prompt=prompt.text, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        started = time.perf_counter()
-        alone = self.cache.locked(keys[0]) if stage == "before" and keys else nullcontext()
+    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None) -> Rendered:
+        """One clip a prompt, each with its own seed.
+
+        Args:
+            prompts, seeds: what is rendered.
+            stage: what it is called.
+            edit: what is applied to the model now, if anything is.
+        """
+        cache, state = self.own if edit else self.cache, self.key(edit)
+        keys = [content_key(state=state, prompt=p.text, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+        alone = cache.locked(keys[0]) if edit is None and keys else nullcontext()
         with alone:  # other runs that want the same clips wait for them, those that want others do not
-            clips = self._clips(prompts, seeds, keys, stage)
-        seconds = time.perf_counter() - started
-        return Rendered(self.recipient.name, stage, list(prompts), clips, seconds, self.recipient.fps)
+            seconds = self._render(cache, keys, [p.text for p in prompts], seeds, stage)
+        return Rendered(
+            self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps
+        )
 
-    def _clips(self, prompts: Sequence[Prompt], seeds: Sequence[int], keys: list[str], stage: str) -> Tensor:
-        """From the cache what it has, the rest rendered, (B, F, C, H, W) in [0, 1]."""
-        found = [self.cache.load(key) for key in keys]
-        missing = [i for i, kept in enumerate(found) if kept is None]
+    def _render(
+        self, cache: TensorCache, keys: list[str], texts: list[str], seeds: Sequence[int], stage: str
+    ) -> list[float]:
+        """Renders what the cache has not; the seconds that each clip took when it was rendered."""
+        kept = {key: cache.load(key) for key in dict.fromkeys(keys)}
+        spent = {key: float(found["seconds"]) for key, found in kept.items() if found is not None}
+        missing = [i for i, key in enumerate(keys) if key not in spent and key not in keys[:i]]
         with Progress(transient=True) as progress:
             task = progress.add_task(
-                f"{self.recipient.name} {stage}", total=len(keys), completed=len(keys) - len(missing)
+                f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing)
             )
             for start in range(0, len(missing), self.batch):
-                part = missing[start : start + self.batch]
-                clips = self.recipient.render([prompts[i].text for i in part], [seeds[i] for i in part])
+                part, began = missing[start : start + self.batch], time.perf_counter()
+                clips = self.model.render([texts[i] for i in part], [seeds[i] for i in part])
+                each = (time.perf_counter() - began) / len(part)
                 for i, clip in zip(part, clips, strict=True):
-                    rendered = found[i] = {"clip": (clip * 255).round().to(torch.uint8)}
-                    if stage == "before":
-                        self.cache.save(keys[i], rendered)
+                    spent[keys[i]] = each
+                    stored = {"clip": (clip * 255).round().to(torch.uint8), "seconds": torch.tensor(each)}
+                    cache.save(keys[i], stored)
                 progress.advance(task, len(part))
-        return torch.stack([kept["clip"] for kept in found if kept is not None]).float() / 255
+        return [spent[key] for key in keys]

@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,19 +24,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from unreel.cache import content_key
 from unreel.files import ASIDE, clear_asides, write_text
+from unreel.hashes import content_key, library_versions
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
 
-# What a run is not about: the same run with another value of these is the same run.
-_NOT_THE_RUN = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
+# Settings that don't affect results and are left out of a run's identity.
+_NO_RESULTS = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
 
 
 def identity(config: DictConfig, content: Sequence[str]) -> str:
-    """Hash of the resolved config without what a run is not about, and of weights and images; 8 hex digits."""
+    """A run's identity, 8 hex digits: its settings as far as they affect results, its content, and library versions.
+
+    Args:
+        config: the config, resolved.
+        content: hashes of what the config only points to: models, images, prompt files, and the code that is run.
+    """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return content_key(config={k: v for k, v in resolved.items() if k not in _NOT_THE_RUN}, content=list(content))[:8]
+    settings = {key: value for key, value in resolved.items() if key not in _NO_RESULTS}
+    return content_key(config=settings, content=list(content), libraries=library_versions())[:8]
 
 
 def _commit() -> str:
@@ -66,7 +73,7 @@ class Run:
     Args:
         config: the resolved config.
         concepts: what is erased.
-        content: hashes of what the config only points to: models and images.
+        content: as in `identity`.
         steps: how many steps the training may last.
 
     The folder is `config.output`, or else one below `config.runs` that says what the run is.
@@ -110,6 +117,11 @@ class Run:
         """The last checkpoint, if the run was killed after it wrote one."""
         path = self.folder / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
+
+    @property
+    def rendered(self) -> Path:
+        """Where the clips of its edits are kept until it is done."""
+        return self.folder / "rendered"
 
     def is_done(self) -> bool:
         return (self.read_status() or {}).get("status") == "done"
@@ -164,6 +176,7 @@ class Run:
             self.message = f"{type(error).__name__}: {error}"
             self._write_status("failed")
             raise
+        shutil.rmtree(self.rendered, ignore_errors=True)
         self._write_status("done")
 
     @rank_zero_only

@@ -10,26 +10,29 @@ Departures: judged zero-shot among the phrases of a vocabulary, not by a classif
 says several things; n is the number of clips that say any of it, as the marks of one clip are no independent draws.
 """
 
-from unreel.metrics.judges import Judged
+from unreel.judges.judge import Judged
+from unreel.metrics.metric import Metric
+from unreel.records import Value
 
 
-class Accuracy:
+class Accuracy(Metric):
     """Values of accuracy."""
 
-    def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
-        """(split, metric) -> (value in [0, 1], standard error, clips), of the clips of one split."""
-        looked = list(zip(judged.rendered.prompts, judged.marks, strict=True))
+    def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
+        """In [0, 1]; concept_accuracy of the forget split is good when it is low, all else when it is high."""
+        looked = list(zip(after.rendered.prompts, after.marks, strict=True))
         # of each clip what names the concept, or its neighbour or other sense, and the rest
         named = [[right for part, right in marks.items() if part == prompt.part] for prompt, marks in looked]
         others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
-        if judged.split == "forget":
+        if after.split == "forget":
             found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
         else:
             whole = [list(marks.values()) for _, marks in looked]
-            found = {(judged.split, "concept_accuracy"): named, (judged.split, "accuracy"): whole}
-        values = {}
-        for key, clips in found.items():
+            found = {(after.split, "concept_accuracy"): named, (after.split, "accuracy"): whole}
+        values = []
+        for (split, name), clips in found.items():
             if marked := [marks for marks in clips if marks]:
                 p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
-                values[key] = p, (p * (1 - p) / n) ** 0.5, n
+                goal = "down" if split == "forget" else "up"
+                values.append(Value(split, name, p, (p * (1 - p) / n) ** 0.5, n, "share", goal))
         return values

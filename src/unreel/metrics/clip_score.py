@@ -7,24 +7,20 @@ Departures: torchmetrics' CLIPScore takes a transformers CLIP, and clamps the me
 an open_clip model, and clamps each frame.
 """
 
-from torch import Tensor
 from torchmetrics.functional import cosine_similarity
 
-from unreel.metrics.judges import Judged
+from unreel.judges.judge import Judged
+from unreel.metrics.metric import Metric, mean_of
+from unreel.records import Value
 
 
-class ClipScore:
+class ClipScore(Metric):
     """Values of CLIP score; on the forget split, lower is better."""
 
-    def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
-        """(split, metric) -> (value in [0, 100], standard error, clips), of the clips of one split."""
-        clips, frames, _ = judged.frames.shape
-        texts = judged.texts.repeat_interleave(frames, 0)
-        cosine = cosine_similarity(judged.frames.flatten(0, 1), texts, reduction="none").view(clips, frames)
-        return {(judged.split, "clip_score"): mean_of(100 * cosine.clamp(min=0).mean(1))}
-
-
-def mean_of(values: Tensor) -> tuple[float, float | None, int]:
-    """Mean, standard error and count of values (B,)."""
-    n = len(values)
-    return float(values.mean()), float(values.std() / n**0.5) if n > 1 else None, n
+    def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
+        """One value in [0, 100]."""
+        clips, frames, _ = after.frames.shape
+        texts = after.texts.repeat_interleave(frames, 0)
+        cosine = cosine_similarity(after.frames.flatten(0, 1), texts, reduction="none").view(clips, frames)
+        found = mean_of(100 * cosine.clamp(min=0).mean(1))
+        return [Value(after.split, "clip_score", *found, "points", "down" if after.split == "forget" else "up")]

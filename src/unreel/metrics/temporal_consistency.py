@@ -8,18 +8,19 @@ Reference: "frame consistency" of Esser et al., "Structure and Content-Guided Vi
 
 from torchmetrics.functional import cosine_similarity
 
-from unreel.metrics.clip_score import mean_of
-from unreel.metrics.judges import Judged
+from unreel.judges.judge import Judged
+from unreel.metrics.metric import Metric, mean_of
+from unreel.records import Value
 
 
-class TemporalConsistency:
+class TemporalConsistency(Metric):
     """Values of temporal consistency; higher is better. Images have none."""
 
-    def __call__(self, judged: Judged) -> dict[tuple[str, str], tuple[float, float | None, int]]:
-        """(split, metric) -> (value in [-100, 100], standard error, clips), of the clips of one split."""
-        clips, frames, _ = judged.frames.shape
+    def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
+        """One value in [-100, 100]."""
+        clips, frames, _ = after.frames.shape
         if frames < 2:
-            return {}
-        neighbours = judged.frames[:, 1:].flatten(0, 1), judged.frames[:, :-1].flatten(0, 1)
+            return []
+        neighbours = after.frames[:, 1:].flatten(0, 1), after.frames[:, :-1].flatten(0, 1)
         cosine = cosine_similarity(*neighbours, reduction="none").view(clips, frames - 1)
-        return {(judged.split, "temporal_consistency"): mean_of(100 * cosine.mean(1))}
+        return [Value(after.split, "temporal_consistency", *mean_of(100 * cosine.mean(1)), "points", "up")]

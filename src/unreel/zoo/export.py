@@ -17,7 +17,8 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from unreel.zoo.denoisers import noise_scheduler
-from unreel.zoo.judges import MotionJudge, clip_config
+from unreel.zoo.judge import MotionJudge
+from unreel.zoo.judge_training import clip_config
 from unreel.zoo.store import MODELS, write_sums
 
 

@@ -20,7 +20,7 @@ from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo, TextToVideo3D
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.export import export_models, save_judge
-from unreel.zoo.judges import ContrastiveJudge, MotionClassification
+from unreel.zoo.judge_training import ContrastiveJudge, MotionClassification
 from unreel.zoo.pretraining import Stage, fit
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unreel.records import Score
 from unreel.zoo.captions import caption
-from unreel.zoo.judges import Judge
+from unreel.zoo.judge import ZooJudge
 from unreel.zoo.store import load_animatediff, load_t2i, load_unet3d, verified
 from unreel.zoo.words import KINDS, SUBJECTS
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, sample_spec
@@ -99,7 +99,7 @@ class Zoo:
 
     def __init__(self, models: Path, settings: Settings) -> None:
         folders = verified("judge", models), verified("motion_judge", models), verified("t2i", models) / "tokenizer"
-        self.judge = Judge.from_folders(*folders)
+        self.judge = ZooJudge.from_folders(*folders)
         t2v = {"zoo_animatediff": load_animatediff(models), "zoo_unet3d": load_unet3d(models)}
         self.pipelines: dict[str, Any] = {"zoo": load_t2i(models), **t2v}
         for pipeline in self.pipelines.values():

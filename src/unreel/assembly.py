@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,23 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from unreel.cache import TensorCache, require_space
-from unreel.concepts import KINDS, Surroundings, evaluation_prompts, to_concept
+from unreel.concepts import KINDS, to_concept
 from unreel.edits import Edit
+from unreel.evaluation import Evaluation
 from unreel.files import whole
-from unreel.records import Concept, Prompt
+from unreel.hashes import code_hash
+from unreel.judges.judge import Judge
+from unreel.methods.gradient import GradientMethod
+from unreel.methods.method import Method
+from unreel.models.model import Model
+from unreel.prompts import Questions
+from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
-from unreel.shots import SHOT_SEEDS, Shots
 from unreel.sweeps import is_sweep
 
 
@@ -48,29 +54,17 @@ def concepts_of(config: DictConfig) -> list[Concept]:
     return [to_concept(slug, entry) for slug, entry in entries.items()]
 
 
-@dataclass(frozen=True)
-class Questions:
-    """What is rendered: one prompt a clip and its seed, of all concepts, checked before anything is loaded."""
+def questions_of(config: DictConfig) -> Questions:
+    """What is rendered, of which concepts. ValueError for a concept, vocabulary, prompt or number that will not do."""
+    concepts = concepts_of(config)
+    source = built(config.prompts)
+    vocabulary: Any = OmegaConf.to_container(config.vocabulary, resolve=True)
+    return Questions.of(concepts, source, vocabulary, config.evaluation.motions, config.evaluation.seed)
 
-    concepts: list[Concept]
-    surroundings: Surroundings
-    prompts: list[Prompt]
-    seeds: list[int]
 
-    @classmethod
-    def of(cls, config: DictConfig) -> "Questions":
-        """ValueError for a concept, vocabulary or number that will not do."""
-        concepts = concepts_of(config)
-        count = config.evaluation.prompts
-        if not isinstance(count, int) or count < 2:
-            raise ValueError(f"found evaluation.prompts={count}: expected a whole number, 2 or more")
-        vocabulary: Any = OmegaConf.to_container(config.vocabulary, resolve=True)
-        with_motion = config.evaluation.motions or any(concept.kind == "motion" for concept in concepts)
-        surroundings = Surroundings(vocabulary, concepts, with_motion)
-        prompts = [p for c in concepts for p in evaluation_prompts(c, surroundings, count, config.evaluation.seed)]
-        first = 10_000_000 + 100_000 * config.evaluation.seed
-        assert first + len(prompts) < SHOT_SEEDS
-        return cls(concepts, surroundings, prompts, list(range(first, first + len(prompts))))
+def built(config: Any, **more: Any) -> Any:
+    """The object that a config describes by its `_target_`."""
+    return hydra.utils.instantiate(config, **more, _convert_="all")
 
 
 def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
@@ -87,7 +81,7 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
     assert isinstance(given, dict)
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
     chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
-    groups = {key: given.get(key) for key in ("t2v", "judge", "metric")}
+    groups = {key: given.get(key) for key in ("t2v", "judge", "metric", "prompts", "logger")}
     groups["trainer"] = {}  # that of the training might say cpu, and nothing is trained
     return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
 
@@ -110,7 +104,7 @@ def device_of(config: DictConfig) -> str:
     return str(config.device)
 
 
-def check_processes(config: DictConfig, shots: Shots, device: str) -> None:
+def check_processes(config: DictConfig, method: Method, concepts: int, device: str) -> None:
     """ValueError when several processes cannot share out the batches, or are asked for inside of a sweep."""
     devices = config.trainer.get("devices", 1)
     if isinstance(devices, bool) or not isinstance(devices, int) or devices < -1 or not devices:
@@ -124,7 +118,13 @@ def check_processes(config: DictConfig, shots: Shots, device: str) -> None:
         raise ValueError(f"found trainer.devices={devices} in a sweep: expected trainer.devices=1, with launcher=NAME")
     if processes > 1 and config.device not in ("auto", "cpu"):
         raise ValueError(f"found device={config.device} for {processes} processes: expected device=auto or device=cpu")
-    for name, number in shots.numbers.items():
+    if processes == 1:
+        return
+    if not isinstance(method, GradientMethod):
+        raise ValueError(f"found trainer.devices={devices} for {method.name}, which trains nothing: expected trainer.devices=1")
+    sizes = method.data
+    numbers = {"batch": sizes.batch, "pairs": sizes.pairs, "retain": -(-sizes.retain // concepts) * concepts}
+    for name, number in numbers.items():
         if number % processes:
             raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
 
@@ -135,8 +135,8 @@ def check_space(config: DictConfig) -> None:
         require_space(Path(folder), config.least_free_mb)
 
 
-def renderers_of(config: DictConfig, device: str) -> list[Renderer]:
-    """The loaded recipients of `t2v`. ValueError unless each has a plain name of its own: folders are called by it."""
+def recipients_of(config: DictConfig, device: str) -> list[Model]:
+    """The recipients of `t2v`, none loaded yet. ValueError unless each has a plain name of its own: folders get it."""
     chosen = config.get("t2v") or {}
     names = [entry.get("name") for entry in chosen.values()]
     if not names:
@@ -145,33 +145,65 @@ def renderers_of(config: DictConfig, device: str) -> list[Renderer]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name or "")) or names.count(name) > 1:
             raise ValueError(f"t2v: found the name {name!r}: expected letters, digits, '_', '-' and '.', once each")
     device = device if is_first_process() else "cpu"  # which is all that renders
-    recipients = [hydra.utils.instantiate(entry, device=device) for entry in chosen.values()]
-    return [Renderer(recipient, cache_of(config), config.evaluation.batch) for recipient in recipients]
+    return [built(entry, device=device) for entry in chosen.values()]
 
 
-def judge_of(config: DictConfig, questions: Questions, device: str) -> Any:
-    """The judge, after it was asked for every phrase that it will be asked for.
-
-    Raises:
-        ValueError: for a phrase that it cannot know.
-    """
-    judge = hydra.utils.instantiate(config.judge, _convert_="all")
+def judge_of(config: DictConfig, questions: Questions, recipients: Sequence[Model], device: str) -> Judge:
+    """The judge, after it was asked for everything that it will be asked for. ValueError for what it cannot tell."""
+    judge = built(config.judge)
     if callable(judge):
         judge = judge(prompts=questions.prompts, concepts=questions.concepts, device=device)
-    for part, phrase in dict.fromkeys(pair for prompt in questions.prompts for pair in prompt.shows):
-        if part in judge.parts:
-            judge.name_of(part, phrase)
+    judge.check(questions.prompts, questions.concepts, [model.num_frames for model in recipients])
     return judge
 
 
 def metrics_of(config: DictConfig) -> list[Any]:
     """The metrics of `metric`."""
-    return [hydra.utils.instantiate(entry) for entry in config.metric.values()]
+    return [built(entry) for entry in config.metric.values()]
 
 
 def cache_of(config: DictConfig) -> TensorCache:
     """Shots and clips of unedited models, shared by all runs."""
     return TensorCache(Path(config.cache))
+
+
+def run_of(
+    config: DictConfig, questions: Questions, parts: Sequence[Any], content: Sequence[str], steps: int | None
+) -> Run:
+    """The run folder of these settings, this content and this code: of all `parts`, and of what runs them.
+
+    Args:
+        config, questions: what is asked for.
+        parts: models, judge, metrics, method: those with a `content` give that, all give their code.
+        content: other hashes: of images, or of an edit.
+        steps: how many the training may last.
+    """
+    code = code_hash([*parts, Evaluation, Run])
+    contents = [part.content for part in parts if hasattr(part, "content")]
+    prompts = [f"{p.text}|{p.split}|{p.shows}|{s}" for p, s in zip(questions.prompts, questions.seeds, strict=True)]
+    return Run(config, questions.concepts, [code, *contents, *content, *prompts], steps)
+
+
+def loggers_of(config: DictConfig, run: Run, concepts: Sequence[Concept]) -> list[Logger]:
+    """CSV logs always, and the logger of the config, which is told what runs are filtered by."""
+    resumptions = len(list(run.folder.glob("logs-*")))
+    loggers: list[Logger] = [CSVLogger(run.folder, "", f"logs-{resumptions}", flush_logs_every_n_steps=1)]
+    if config.get("logger"):
+        loggers.append(built(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.mirror))
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first_process():
+            logger.log_hyperparams(run.flat(concepts))
+    return loggers
+
+
+def evaluation_of(
+    config: DictConfig, questions: Questions, recipients: Sequence[Model], judge: Judge, run: Run,
+    loggers: Sequence[Logger],
+) -> Evaluation:  # fmt: skip
+    """What renders, judges and scores; clips of edits are kept in the run's own folder until it is done."""
+    own, batch = TensorCache(run.rendered), config.evaluation.batch
+    renderers = [Renderer(model, cache_of(config), own, batch) for model in recipients]
+    return Evaluation(renderers, questions, judge, metrics_of(config), run, loggers)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -182,14 +214,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, aside)
 
 
-def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's Trainer: checkpoints in the run folder, CSV logs always, and the logger of the config."""
-    resumptions = len(list(run.folder.glob("logs-*")))
-    loggers: list[Any] = [CSVLogger(run.folder, "", f"logs-{resumptions}", flush_logs_every_n_steps=1)]
-    if config.get("logger"):
-        loggers.append(
-            hydra.utils.instantiate(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.mirror)
-        )
+def trainer_of(
+    config: DictConfig, run: Run, steps: int, device: str, loggers: Sequence[Logger], callbacks: Sequence[pl.Callback]
+) -> pl.Trainer:
+    """Lightning's Trainer; checkpoints go to the run folder."""
     checkpoint = ModelCheckpoint(
         run.folder / "checkpoints",
         save_last=True,
@@ -197,12 +225,11 @@ def trainer_of(config: DictConfig, run: Run, steps: int, device: str, callbacks:
         every_n_train_steps=config.checkpoint_every,
         enable_version_counter=False,
     )
-    return hydra.utils.instantiate(
+    return built(
         config.trainer,
         max_steps=steps,
         accelerator="gpu" if device.startswith("cuda") else "cpu",
-        logger=loggers,
+        logger=list(loggers),
         plugins=[WholeCheckpoints()],
-        callbacks=[RichProgressBar(), checkpoint, *callbacks],
-        _convert_="all",
+        callbacks=[*callbacks, RichProgressBar(), checkpoint],
     )

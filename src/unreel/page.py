@@ -1,4 +1,4 @@
-"""The report of one run: a self-contained HTML page, and strips of its clips beside it."""
+"""The page of one run, report.html: self-contained, with strips of its clips beside it."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 from unreel.clips import data_uri, strip
 from unreel.figures import svg_uri
 from unreel.files import whole, write_text
-from unreel.metrics.judges import Judged
+from unreel.judges.judge import Judged
 from unreel.records import Score
 from unreel.rendering import Rendered
 from unreel.runs import Run
@@ -32,7 +32,7 @@ SPLITS = {
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Name -> (step, value) pairs of all that a run logged in its CSV files, over resumptions."""
     curves: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.glob("logs-*/metrics.csv")):
+    for path in sorted(folder.glob("logs-*/metrics.csv"), key=lambda p: int(p.parent.name.rpartition("-")[2])):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():

@@ -1,11 +1,7 @@
-"""Judges: models that say what clips show, and what one saw. They only evaluate; no training ever sees them.
-
-A judge has `embed_clips`, `embed_texts`, `parts` (what it can read) and `name_of(part, phrase)`, `names(part, clips,
-frames)`: the name of what a phrase says, and of what each clip shows. `OpenClipJudge` is the one of any world.
-"""
+"""A judge for any world: an open_clip model that chooses among the phrases which the prompts say, zero-shot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.hashes import content_key, folder_hash
+from unreel.judges.judge import Judge
 from unreel.records import PARTS, Concept, Prompt
-from unreel.rendering import Rendered
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Clips and what a judge saw in them: what metrics are made of, and what the report shows.
-
-    Attributes:
-        rendered: B clips.
-        marks: for each clip, part -> whether what its prompt says is seen; parts that the judge cannot read are left
-            out.
-        frames: normalised embeddings of the frames, (B, F, D).
-        texts: normalised embeddings of the prompts, (B, D).
-    """
-
-    rendered: Rendered
-    marks: list[dict[str, bool]]
-    frames: Tensor
-    texts: Tensor
-
-    @classmethod
-    def of(cls, judge: Any, rendered: Rendered) -> "Judged":
-        """Every frame is embedded once."""
-        prompts, frames = rendered.prompts, judge.embed_clips(rendered.clips)
-        said = {part for prompt in prompts for part, _ in prompt.shows}
-        if rendered.clips.shape[1] == 1:
-            said.discard("motion")  # no image shows it
-        seen = {part: judge.names(part, rendered.clips, frames) for part in judge.parts if part in said}
-        marks = [
-            {part: seen[part][i] == judge.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
-            for i, prompt in enumerate(prompts)
-        ]
-        return cls(rendered, marks, frames, judge.embed_texts([prompt.text for prompt in prompts]))
-
-    @property
-    def split(self) -> str:
-        """The split of the first prompt."""
-        return self.rendered.prompts[0].split
-
-    def splits(self, concept: str) -> list["Judged"]:
-        """The clips of one concept, one for each split that its prompts have."""
-        own = [self.rendered.places(split, concept) for split in dict.fromkeys(p.split for p in self.rendered.prompts)]
-        return [
-            Judged(self.rendered.at(i), [self.marks[k] for k in i], self.frames[i], self.texts[i]) for i in own if i
-        ]
-
-
-class OpenClipJudge:
+class OpenClipJudge(Judge):
     """Zero-shot classification of clips among the phrases that the prompts say.
 
     Args:
@@ -85,18 +38,33 @@ class OpenClipJudge:
         concepts: Sequence[Concept] = (),
         device: str = "cpu",
     ) -> None:
-        if model.startswith("local-dir:") and not Path(model.removeprefix("local-dir:")).is_dir():
-            raise ValueError(
-                f"judge: {model.removeprefix('local-dir:')} is no folder: expected one of an open_clip model"
-            )
-        self.model = open_clip.create_model(model, pretrained=pretrained, device=device).eval()
-        self.tokenizer, self.device = open_clip.get_tokenizer(model), device
+        if model.startswith("local-dir:"):
+            folder = Path(model.removeprefix("local-dir:")).expanduser()
+            if not folder.is_dir():
+                raise ValueError(f"judge: {folder} is no folder: expected one of an open_clip model")
+            model = f"local-dir:{folder}"
+        self.source, self.pretrained, self.device = model, pretrained, device
         self.synonyms = {(c.part, p): said[0] for c in concepts for said in (c.phrases, c.other_senses) for p in said}
         known = [(part, phrase) for part in PARTS for phrase in vocabulary.get(part, ())]
         known += [*self.synonyms, *(pair for prompt in prompts for pair in prompt.shows)]
         self.candidates: dict[str, dict[str, list[str]]] = {part: {} for part in PARTS}  # part -> name -> phrases
         for part, phrase in dict.fromkeys(known):
             self.candidates[part].setdefault(self.name_of(part, phrase), []).append(phrase)
+
+    @cached_property
+    def model(self) -> Any:
+        """The open_clip model, loaded when it is first used."""
+        return open_clip.create_model(self.source, pretrained=self.pretrained, device=self.device).eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return open_clip.get_tokenizer(self.source)
+
+    @property
+    def content(self) -> str:
+        folder = Path(self.source.removeprefix("local-dir:"))
+        weights = folder_hash(folder) if self.source.startswith("local-dir:") else f"{self.source}@{self.pretrained}"
+        return content_key(weights=weights, candidates=self.candidates)
 
     def name_of(self, part: str, phrase: str) -> str:
         """A concept's first phrase for any of its phrases; all else is its own name."""

@@ -1,0 +1,173 @@
+"""Training batches: shots with noise and captions, a step at a time, and their embeddings, made when first asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unreel.captions import TrainingCaptions
+from unreel.models.model import Conditioning, Model
+from unreel.shots import Shots
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSizes:
+    """How much a training sees.
+
+    Attributes:
+        steps, epochs: batches in all, or rounds through the shots; one of the two.
+        batch: shots a step, each with a caption.
+        pairs: captions a step beside those, for losses on embeddings alone.
+        retain: retained captions a step.
+
+    Raises:
+        ValueError: for numbers that will not do.
+    """
+
+    steps: int | None
+    epochs: int | None
+    batch: int
+    pairs: int
+    retain: int
+
+    def __post_init__(self) -> None:
+        numbers = [self.steps or self.epochs, self.batch, self.pairs, self.retain]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+        if (self.steps is None) == (self.epochs is None) or not whole or min(numbers[:2]) < 1 or min(numbers[2:]) < 0:
+            raise ValueError(f"found steps={self.steps}, epochs={self.epochs}, batch={self.batch}, pairs={self.pairs},"
+                             f" retain={self.retain}: expected steps or epochs, a batch of 1 or more, and no negative"
+                             " number")  # fmt: skip
+
+    def most_steps(self, concepts: int, shots: int) -> int:
+        """How many steps the training may last."""
+        a_round = -(-concepts * (shots or self.batch) // self.batch)
+        return self.steps if self.steps is not None else (self.epochs or 0) * a_round
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        latents: clean latents of b shots, (b, *latent_shape); none for methods that need no shots.
+        noise: like the latents.
+        timesteps: (b,) integers.
+        forget: captions that name the concept; the first b belong to the latents, and say what a generated shot shows.
+        anchors: the same captions with the anchor in its place.
+        retain: captions that must keep their meaning.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    forget: list[str]
+    anchors: list[str]
+    retain: list[str]
+
+    def share(self, rank: int, processes: int) -> "Batch":
+        """What process `rank` of several gets: every `processes`-th shot with its captions, and of the others."""
+        count, own = len(self.latents), slice(rank, None, processes)
+        forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
+        return Batch(self.latents[own], self.noise[own], self.timesteps[own], forget, anchors, self.retain[own])
+
+
+class Step:
+    """What a loss is made of: the model, its frozen reference, a batch, and the conditioning of its captions.
+
+    Each caption is encoded once, when its conditioning is first asked for.
+
+    Attributes:
+        model: whose weights are trained.
+        reference: the same model with the weights that it began with.
+        batch: what this step sees.
+        prepared: what the method's `prepare` returned.
+    """
+
+    def __init__(self, model: Model, reference: Model, batch: Batch, prepared: Any = None) -> None:
+        self.model, self.reference, self.batch, self.prepared = model, reference, batch, prepared
+
+    def _with_retain(self, model: Model, texts: list[str]) -> tuple[Conditioning, Conditioning]:
+        both = model.encode_prompt(texts + self.batch.retain)
+        return both.rows(slice(len(texts))), both.rows(slice(len(texts), None))
+
+    @cached_property
+    def _trained(self) -> tuple[Conditioning, Conditioning]:
+        return self._with_retain(self.model, self.batch.forget)
+
+    @cached_property
+    @torch.no_grad()
+    def _frozen(self) -> tuple[Conditioning, Conditioning]:
+        return self._with_retain(self.reference, self.batch.anchors)
+
+    @property
+    def forget(self) -> Conditioning:
+        """Of the captions that name the concept, by the model, with gradient."""
+        return self._trained[0]
+
+    @property
+    def retain(self) -> Conditioning:
+        """Of the retained captions, by the model, with gradient."""
+        return self._trained[1]
+
+    @property
+    def anchors(self) -> Conditioning:
+        """Of the anchors' captions, by the reference."""
+        return self._frozen[0]
+
+    @property
+    def kept(self) -> Conditioning:
+        """Of the retained captions, by the reference."""
+        return self._frozen[1]
+
+
+class Batches:
+    """Batches that depend on seed and step alone, so that a resumed run sees what it would have seen.
+
+    Args:
+        model: whose latents and timesteps they have.
+        captions: of each concept.
+        shots: already made, or None for a method that needs none.
+        sizes: how much a batch has.
+        seed: of noise and captions.
+    """
+
+    def __init__(
+        self, model: Model, captions: Sequence[TrainingCaptions], shots: Shots | None, sizes: BatchSizes, seed: int
+    ) -> None:
+        self.model, self.captions, self.shots, self.sizes, self.seed = model, list(captions), shots, sizes, seed
+        self.steps = sizes.most_steps(len(self.captions), shots.shots if shots else 0)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step."""
+        rng = np.random.default_rng([self.seed, 3, step])
+        return self._draw(rng, self.sizes.batch, self.sizes.pairs, step * self.sizes.batch)
+
+    def probe(self, count: int) -> Batch:
+        """Always the same batch of `count` shots, none of whose noise is trained on: for looks at the donor."""
+        return self._draw(np.random.default_rng([self.seed, 5]), count, 0, 0)
+
+    def _draw(self, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        latents, said, retain = [], [], []
+        for i in range(first, first + count):  # concepts take turns, and so do the shots of each
+            turn, which = divmod(i, len(self.captions))
+            shot = None
+            if self.shots is not None:
+                shot = turn % len(self.shots.latents[which])
+                latents.append(self.shots.latents[which][shot])
+                if not self.shots.say_what_they_show(self.captions[which].concept.slug):
+                    shot = None
+            said.append(self.captions[which].pair(rng, shot))
+        said += [self.captions[i % len(self.captions)].pair(rng) for i in range(first, first + pairs)]
+        for captions in self.captions:
+            retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)))
+        stacked = torch.stack(latents) if latents else torch.empty(0, *self.model.latent_shape)
+        noise = torch.randn(stacked.shape, generator=generator)
+        timesteps = self.model.sample_timesteps(len(stacked), generator)
+        device = self.model.device
+        forget, anchors = ([pair[k] for pair in said] for k in (0, 1))
+        return Batch(stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)

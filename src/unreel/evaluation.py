@@ -1,0 +1,138 @@
+"""Evaluation: what is rendered and judged, stage by stage, on every recipient; it gives rows of scores.
+
+It depends on no training: an edit of any method is looked at in the same way, during a run or long after it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from pytorch_lightning.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from unreel.cache import TensorCache
+from unreel.clips import write_mp4
+from unreel.edits import Edit
+from unreel.files import whole
+from unreel.hashes import content_key, tensor_hash
+from unreel.judges.judge import Judge, Judged
+from unreel.metrics.metric import Metric
+from unreel.prompts import Questions
+from unreel.records import Concept, Score
+from unreel.rendering import Rendered, Renderer
+from unreel.runs import Run
+from unreel.scores import read_scores
+
+
+def write_clip(clip: Tensor, path: Path, fps: int, cache: TensorCache | None) -> None:
+    """Writes a clip (F, C, H, W) in [0, 1] as mp4; with a cache, the file that was encoded for another run."""
+    key = content_key(mp4=tensor_hash(clip), fps=fps)
+    kept = cache.load(key) if cache else None
+    if kept is not None:
+        with whole(path) as aside:
+            aside.write_bytes(kept["mp4"].numpy().tobytes())
+        return
+    write_mp4(clip, path, fps)
+    if cache:
+        cache.save(key, {"mp4": torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)})
+
+
+class Evaluation:
+    """Renders every prompt on every recipient, judges the clips, writes rows and clips, and tells the loggers.
+
+    Args:
+        renderers: one a recipient.
+        questions: what is rendered and of which concepts.
+        judge: looks at the clips.
+        metrics: each gives values of the judged clips of one split.
+        run: the run folder; its clips and scores are written there.
+        loggers: Lightning's.
+        logged_clips: how many clips a stage and split go to W&B.
+    """
+
+    def __init__(
+        self,
+        renderers: Sequence[Renderer],
+        questions: Questions,
+        judge: Judge,
+        metrics: Sequence[Metric],
+        run: Run,
+        loggers: Sequence[Logger] = (),
+        logged_clips: int = 4,
+    ) -> None:
+        self.renderers, self.questions, self.judge, self.metrics = renderers, questions, judge, metrics
+        self.run, self.loggers, self.logged_clips = run, loggers, logged_clips
+        before = run.folder / "scores.jsonl"  # of a run that was killed
+        self.scores: list[Score] = read_scores(before) if before.is_file() else []
+        self.looks: dict[tuple[str, str], Judged] = {}  # (stage, recipient) -> clips and what the judge saw
+
+    def look(self, stage: str, edits: Mapping[str, Edit] | None = None, step: int = 0) -> None:
+        """Renders and scores one stage.
+
+        Args:
+            stage: before | step_<n> | after.
+            edits: recipient's name -> the edit that it gets; without any, all recipients as they are.
+            step: of the training, for the loggers.
+        """
+        for renderer in self.renderers:
+            edit = edits.get(renderer.model.name) if edits is not None else None
+            if edits is None or edit is not None:
+                with edit.applied(renderer.model) if edit else nullcontext():
+                    self._look_with(renderer, stage, edit, step)
+
+    def _look_with(self, renderer: Renderer, stage: str, edit: Edit | None, step: int) -> None:
+        with self.run.timed(f"clips {stage}"):
+            rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage, edit)
+        with self.run.timed("judging"):
+            judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
+        where = self.run.folder / "clips" / stage / rendered.recipient
+        files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
+        cache = None if edit else renderer.cache  # other runs show the same unedited ones
+        with self.run.timed("clip files"), ThreadPoolExecutor() as pool:  # mostly each waits for an ffmpeg of its own
+            pairs = zip(range(len(files)), files, strict=True)
+            list(pool.map(lambda pair: write_clip(rendered.clips[pair[0]], pair[1], rendered.fps, cache), pairs))
+        rows = [row for concept in self.questions.concepts for row in self._rows(judged, concept, edit)]
+        self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
+        self.run.write_scores(self.scores)
+        self._log(rendered, files, step)
+
+    def _rows(self, judged: Judged, concept: Concept, edit: Edit | None) -> list[Score]:
+        first = self.looks.get(("before", judged.rendered.recipient)) if edit else None
+        before = {own.split: own for own in first.splits(concept.slug)} if first else {}
+        return [
+            Score(
+                **self.run.keys(concept), t2v=judged.rendered.recipient, stage=judged.rendered.stage, split=value.split,
+                metric=value.name, value=value.value, stderr=value.stderr, n=value.n, edit=edit.hash if edit else "",
+                clips=own.rendered.hash, seconds=round(sum(own.rendered.seconds), 3), unit=value.unit, goal=value.goal,
+            )
+            for own in judged.splits(concept.slug)
+            for metric in self.metrics
+            for value in metric(own, before.get(own.split))
+        ]  # fmt: skip
+
+    def _log(self, rendered: Rendered, files: list[Path], step: int) -> None:
+        """Scores to all loggers, as split/metric their means over recipients and concepts; clips and a table to W&B."""
+        values, means = dict[str, float](), defaultdict(list)
+        of_stage = [s for s in self.scores if s.stage == rendered.stage]
+        for s in of_stage:
+            values[f"{s.split}/{s.t2v}/{s.concept}/{s.metric}"] = s.value
+            means[f"{s.split}/{s.metric}"].append(s.value)
+        if {s.t2v for s in of_stage} == {renderer.model.name for renderer in self.renderers}:
+            values |= {name: sum(own) / len(own) for name, own in means.items()}
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
+            logger.save()
+            if isinstance(logger, WandbLogger):
+                for split in dict.fromkeys(prompt.split for prompt in rendered.prompts):
+                    some = [i for i, p in enumerate(rendered.prompts) if p.split == split][: self.logged_clips]
+                    logger.log_video(
+                        f"clips/{rendered.recipient}/{split}", [str(files[i]) for i in some], step=step,
+                        caption=[f"{rendered.stage}: {rendered.prompts[i].text}" for i in some],
+                        format=["mp4"] * len(some),
+                    )  # fmt: skip
+                columns = ["stage", "t2v", "concept", "split", "metric", "value", "stderr", "n"]
+                data = [[getattr(score, column) for column in columns] for score in self.scores]
+                logger.log_table("scores", columns=columns, data=data, step=step)

@@ -1,0 +1,131 @@
+"""Judge: the contract of models that say what clips show, and the record of what one saw. No training ever sees them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unreel.records import Concept, Prompt
+from unreel.rendering import Rendered
+
+_AT_A_TIME = 32  # clips that are read from disk together
+
+
+class Judge(ABC):
+    """Looks at clips. Its model is loaded when it first looks; all that can be asked before is asked before.
+
+    Attributes:
+        parts: the parts of a prompt that it can read: subject, motion, scene, style.
+        num_frames: how many frames clips need for it to read their motion; None where it does not matter.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+    num_frames: ClassVar[int | None] = None
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """Hash of its weights and of what it chooses among."""
+
+    @abstractmethod
+    def name_of(self, part: str, phrase: str) -> str:
+        """The name of what a phrase says. ValueError for a phrase that it cannot know."""
+
+    @abstractmethod
+    def names(self, part: str, clips: Tensor, frames: Tensor) -> list[str]:
+        """What each clip shows, one of the part's names.
+
+        Args:
+            part: one of `parts`.
+            clips: (B, F, C, H, W) in [0, 1].
+            frames: their embeddings, `embed_clips(clips)`.
+        """
+
+    @abstractmethod
+    def embed_clips(self, clips: Tensor) -> Tensor:
+        """Normalised embeddings (B, F, D) of the frames of clips (B, F, C, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Normalised embeddings (B, D)."""
+
+    def check(self, prompts: Sequence[Prompt], concepts: Sequence[Concept], num_frames: Sequence[int]) -> None:
+        """Everything that it will be asked, asked before anything is rendered.
+
+        Args:
+            prompts: what will be judged.
+            concepts: what is erased.
+            num_frames: F of each recipient's clips.
+
+        Raises:
+            ValueError: for a concept whose part it does not read, a phrase that it cannot know, or clips of other
+                numbers of frames than it needs.
+        """
+        for concept in concepts:
+            if concept.part not in self.parts:
+                raise ValueError(
+                    f"{concept.slug} is a {concept.kind}, but this judge reads {', '.join(self.parts)} alone: what is"
+                    f" left of it could not be measured; expected a judge= that reads {concept.part}"
+                )
+        asked = dict.fromkeys(pair for prompt in prompts for pair in prompt.shows)
+        for part, phrase in asked:
+            if part in self.parts:
+                self.name_of(part, phrase)
+        if self.num_frames is not None and any(part == "motion" for part, _ in asked):
+            if wrong := [n for n in num_frames if n not in (1, self.num_frames)]:
+                raise ValueError(
+                    f"found clips of {wrong[0]} frames: this judge reads motion in clips of {self.num_frames}; expected"
+                    f" num_frames={self.num_frames}, or another judge="
+                )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Clips and what a judge saw in them: what metrics are made of, and what the report shows.
+
+    Attributes:
+        rendered: B clips.
+        marks: for each clip, part -> whether what its prompt is said to show is seen; parts that the judge cannot read
+            are left out.
+        frames: normalised embeddings of the frames, (B, F, D).
+        texts: normalised embeddings of the prompts, (B, D).
+    """
+
+    rendered: Rendered
+    marks: list[dict[str, bool]]
+    frames: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, judge: Judge, rendered: Rendered) -> "Judged":
+        """Every frame is embedded once; a few clips are in memory at a time."""
+        prompts, embeds, marks = rendered.prompts, [], list[dict[str, bool]]()
+        for start in range(0, len(prompts), _AT_A_TIME):
+            part = prompts[start : start + _AT_A_TIME]
+            clips = torch.stack([rendered.clips[start + i] for i in range(len(part))])
+            frames = judge.embed_clips(clips)
+            said = {kind for prompt in part for kind, _ in prompt.shows}
+            if clips.shape[1] == 1:
+                said.discard("motion")  # no image shows it
+            seen = {kind: judge.names(kind, clips, frames) for kind in judge.parts if kind in said}
+            marks += [
+                {kind: seen[kind][i] == judge.name_of(kind, phrase) for kind, phrase in prompt.shows if kind in seen}
+                for i, prompt in enumerate(part)
+            ]
+            embeds.append(frames)
+        return cls(rendered, marks, torch.cat(embeds), judge.embed_texts([prompt.text for prompt in prompts]))
+
+    @property
+    def split(self) -> str:
+        """The split of the first prompt."""
+        return self.rendered.prompts[0].split
+
+    def splits(self, concept: str) -> list["Judged"]:
+        """The clips of one concept, one for each split that its prompts have."""
+        own = [self.rendered.places(split, concept) for split in dict.fromkeys(p.split for p in self.rendered.prompts)]
+        return [
+            Judged(self.rendered.at(i), [self.marks[k] for k in i], self.frames[i], self.texts[i]) for i in own if i
+        ]

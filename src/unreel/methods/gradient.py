@@ -1,0 +1,183 @@
+"""GradientMethod: erasers that train weights by a loss, with Lightning, and with guard rails if they are asked for."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from unreel.batches import Batches, BatchSizes, Step
+from unreel.edits import Edit
+from unreel.methods.guard import Guard, GuardRails, State, distance
+from unreel.methods.method import Method, Task
+from unreel.models.model import Model
+from unreel.models.roles import split_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMethod(Method):
+    """An eraser that minimises a loss over some weights.
+
+    Attributes:
+        optimizer: arguments of Adam.
+        data: how much a step sees, and how many steps there are.
+        guard: guard rails, or None.
+    """
+
+    optimizer: Mapping[str, Any]
+    data: BatchSizes
+    guard: Guard | None = None
+
+    @abstractmethod
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        """Scalars; "loss" is minimised, the others are logged."""
+
+    def prepare(self, reference: Model, task: Task) -> Any:
+        """What all steps use, made once before the first one, e.g. trajectories; `step.prepared` has it."""
+        return None
+
+    def most_steps(self, concepts: int, shots: int) -> int:
+        return self.data.most_steps(concepts, shots if "shots" in self.needs else 0)
+
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        super().check(model, roles)
+        if self.guard is not None and "text_encoder" not in self.edits:
+            raise ValueError(f"found method.guard for {self.name}: guard rails hold text encoders; expected guard=null")
+
+    def erase(self, model: Model, task: Task) -> Edit:
+        assert task.trainer is not None
+        module = ErasureModule(self, model, task)
+        trainer = task.trainer(module.batches.steps, [LookAtDonor()])
+        data = DataLoader(TensorDataset(torch.arange(module.batches.steps)), batch_size=None)  # a clock
+        try:
+            trainer.fit(module, data, ckpt_path=task.checkpoint, weights_only=True)
+            module.finish()
+            edit = module.edit()
+            return replace(edit, provenance={"facts": module.facts(edit)})
+        finally:
+            module.restore(module.before)
+            for parameter in module.trained.values():
+                parameter.requires_grad_(False)
+
+
+class LookAtDonor(pl.Callback):
+    """Lets the module look before clips are rendered and the checkpoint is written; its own hook would come after."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, ErasureModule)
+        pl_module.look()
+
+
+class ErasureModule(pl.LightningModule):
+    """Trains the chosen parameters of a model; all else is frozen.
+
+    Args:
+        method: gives the loss.
+        model: whose weights are trained.
+        task: captions, shots, roles.
+    """
+
+    def __init__(self, method: GradientMethod, model: Model, task: Task) -> None:
+        super().__init__()
+        self.method, self.model, self.task = method, model, task
+        names = model.select(task.roles)
+        touched = sorted({split_name(name)[0] for name in names})
+        self.reference = model.reference(touched)
+        self.touched = nn.ModuleDict({key: model.components[key] for key in touched})
+        every = {f"{k}/{n}": p for k, module in self.touched.items() for n, p in module.named_parameters()}
+        self.trained = {name: every[name].requires_grad_(True) for name in names}
+        self.before = self.state()
+        shots = task.shots if "shots" in method.needs else None
+        self.batches = Batches(model, task.captions, shots, method.data, task.seed)
+        self.rails = GuardRails(method.guard, model, self.reference, self.batches) if method.guard else None
+        self.prepared = method.prepare(self.reference, task)
+        self.good, self.stopped = self.before, ""  # the last good state, and why it ended early
+
+    def state(self) -> State:
+        """A copy of the trained weights."""
+        return {name: p.detach().clone() for name, p in self.trained.items()}
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Writes weights back."""
+        for name, value in state.items():
+            self.trained[name].copy_(value)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.trained.values(), **self.method.optimizer)
+
+    def training_step(self, _batch: Any, _index: int) -> Tensor | None:
+        batch = self.batches.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
+        step = Step(self.model, self.reference, batch, self.prepared)
+        scalars = self.method.loss(step)
+        loss = scalars.pop("loss")
+        if (guard := self.method.guard) is not None:
+            scalars["anchor"] = distance(step.forget, step.anchors)
+            scalars["retain"] = distance(step.retain, step.kept)
+            loss = loss + guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
+        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if not torch.isfinite(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")):  # on any process
+            self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
+            self.trainer.should_stop = True
+            if self.trainer.world_size == 1:
+                return None
+            return torch.stack([0.0 * p.sum() for p in self.trained.values()]).sum()  # DDP skips no step
+        if self.rails is None:  # should the next loss be none
+            self.good = self.state()
+        return loss
+
+    def on_train_start(self) -> None:
+        if self.rails is not None and self.rails.gone >= self.rails.guard.patience:  # resumed after it had stopped early
+            self.trainer.should_stop = True
+
+    def look(self) -> None:
+        """Every few steps, and after the last one, the guard rails look."""
+        step, rails = self.global_step, self.rails
+        if rails is None or (step % rails.guard.check_every and step != self.trainer.max_steps):
+            return
+        agreed = self.trainer.strategy.broadcast
+        scalars, stopped = rails.look(step, self.state, self.restore, self.before, agreed)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({f"donor/{name}": value for name, value in scalars.items()}, step=step)
+        if stopped:
+            self.stopped = stopped
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Only what is trained goes to disk; the frozen models are loaded from their own folders."""
+        checkpoint["state_dict"] = self.state()
+        rails = self.rails.to_checkpoint() if self.rails else {}
+        checkpoint["erasure"] = {"good": {} if self.rails else self.good, "stopped": self.stopped, "rails": rails}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.restore(checkpoint["state_dict"])
+        saved = checkpoint["erasure"]
+        self.good, self.stopped = saved["good"] or self.before, saved["stopped"]
+        if self.rails is not None:
+            self.rails.from_checkpoint(saved["rails"])
+        checkpoint["state_dict"] = self.state_dict()  # all of it is in place now
+
+    def finish(self) -> None:
+        """Puts the best state into the model; without guard rails the last good one, where the loss ran away."""
+        if self.rails is not None and self.rails.best:
+            self.restore(self.rails.best)
+        elif self.stopped:
+            self.restore(self.good)
+
+    def facts(self, edit: Edit) -> dict[str, Any]:
+        """What was trained and how it ended, for the report."""
+        return self.method.facts(self.model, edit) | {
+            "tensors": len(self.trained), "parameters": sum(p.numel() for p in self.trained.values()),
+            "of": sum(p.numel() for p in self.touched.parameters()), "components": list(self.touched),
+            "steps": self.global_step, "most_steps": self.batches.steps, "processes": self.trainer.world_size,
+            "stopped": self.stopped, "best_step": self.rails.best_step if self.rails else None,
+        }  # fmt: skip
+
+    def edit(self) -> Edit:
+        """What the training has changed so far."""
+        return Edit.between(self.reference, self.model, list(self.touched), self.method.name)

@@ -1,0 +1,155 @@
+"""Guard rails of a training: a trust region, evidence of how much of the concept is left, the best state, an early stop.
+
+They are ours, and any gradient method may have them. Guarded, a step minimises
+
+    method loss + anchor_weight * D(tau(y), tau_0(y_a)) + retain_weight * D(tau(y_r), tau_0(y_r))
+
+where D is the squared distance of token embeddings over the reference's mean square, all positions, padding too (there
+CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from unreel.batches import Batch, Batches
+from unreel.models.model import Conditioning, Model
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Guard rails; `None` in a method's YAML switches all of them off.
+
+    Attributes:
+        anchor_weight: how strongly captions with the concept are pulled to the same captions without it.
+        retain_weight: how strongly retained captions are held.
+        max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
+        check_every: steps between looks at the donor.
+        gone_below: share of the concept's evidence that counts as gone, in [0, 1].
+        patience: looks at which it is gone, one after the other, before the training stops early.
+        probes: shots of each concept per look.
+    """
+
+    anchor_weight: float
+    retain_weight: float
+    max_drift: float
+    check_every: int
+    gone_below: float
+    patience: int
+    probes: int
+
+
+def distance(found: Conditioning, reference: Conditioning) -> Tensor:
+    """D: squared distance of embeddings (B, L, D) over the reference's mean square around its mean, a scalar >= 0.
+
+    Of a model with several encoders the mean over their embeddings.
+    """
+    each = [(found[k] - reference[k]).float().square().mean() / reference[k].float().var() for k in reference]
+    return torch.stack(each).mean()
+
+
+class GuardRails:
+    """Looks at a training every few steps.
+
+    Args:
+        guard: their numbers.
+        model: whose weights are trained.
+        reference: the same model as it began.
+        batches: where probes come from.
+    """
+
+    def __init__(self, guard: Guard, model: Model, reference: Model, batches: Batches) -> None:
+        self.guard, self.model, self.reference, self.batches = guard, model, reference, batches
+        self.best: State = {}
+        self.best_score, self.best_step, self.gone = [math.inf], 0, 0
+
+    @cached_property
+    def probe(self) -> Batch:
+        """What every look looks at."""
+        return self.batches.probe(self.guard.probes * len(self.batches.captions))
+
+    @torch.no_grad()
+    def _errors(self, texts: list[str], model: Model) -> Tensor:
+        """The denoising errors on the probe under these captions, (probes, concepts)."""
+        batch, few = self.probe, self.batches.sizes.batch
+        noisy, target = model.noised(batch.latents, batch.noise, batch.timesteps)
+        conditioning = model.encode_prompt(texts)
+        predicted = torch.cat([
+            model.predict(noisy[i : i + few], batch.timesteps[i : i + few], conditioning.rows(slice(i, i + few)))
+            for i in range(0, len(noisy), few)
+        ])  # fmt: skip
+        errors = (predicted - target).square().flatten(1).mean(1)
+        return errors.view(-1, len(self.batches.captions))  # concepts take turns
+
+    @cached_property
+    def _errors_before(self) -> tuple[Tensor, Tensor]:
+        """Under the anchors' captions and under the concepts', with the weights as they were."""
+        return self._errors(self.probe.anchors, self.reference), self._errors(self.probe.forget, self.reference)
+
+    def evidence(self) -> list[float | None]:
+        """How much each concept's captions still help the donor with its shots: 1 as before, 0 no more than the anchor.
+
+        (E_anchor - E) / (E_anchor - E_before), E the donor's mean error on the concept's shots; at most 2 in size. None
+        where they never helped more than half of the shots (sign test at 5 %), so that it cannot be told: no shots,
+        noise for shots, or photos that the donor does not know by that name.
+        """
+        shots = self.batches.shots
+        if shots is None or not shots.shots:
+            return [None] * len(self.batches.captions)
+        anchor, before = self._errors_before
+        left = (anchor - self._errors(self.probe.forget, self.model)).mean(0) / (anchor - before).mean(0)
+        helped = (before < anchor).sum(0).tolist()
+        known = [binomtest(k, len(anchor), alternative="greater").pvalue < 0.05 for k in helped]
+        return [value if sure else None for value, sure in zip(left.clamp(-2, 2).tolist(), known, strict=True)]
+
+    @torch.no_grad()
+    def drift(self, texts: list[str]) -> float:
+        """D of captions between the weights as they are and as they were."""
+        return float(distance(self.model.encode_prompt(texts), self.reference.encode_prompt(texts)))
+
+    def look(
+        self, step: int, state: Callable[[], State], restore: Callable[[State], None], before: State, agreed: Callable
+    ) -> tuple[dict[str, float], str]:
+        """One look: the trust region, then how much is left, and whether this is the best state.
+
+        Args:
+            step: after which step.
+            state, restore: read and write the trained weights.
+            before: the weights that the training began with.
+            agreed: gives all processes what the first one found, so that they decide alike.
+
+        Returns:
+            What there is to log, and why the training should stop; "" to go on.
+        """
+        guard = self.guard
+        drift = agreed(self.drift(self.probe.retain))
+        while drift > guard.max_drift:  # trust region: back along the way it came
+            restore({name: (p + before[name]) / 2 for name, p in state().items()})
+            drift = agreed(self.drift(self.probe.retain))
+        evidence = agreed(self.evidence())
+        known = [value for value in evidence if value is not None]
+        scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
+        # the least evidence first, then, of states where it is gone, the least drift; the last state if none is known
+        score = [max(scalars["evidence"] - guard.gone_below, 0.0), drift] if known else [0.0, -step]
+        if score < self.best_score:
+            self.best_score, self.best_step, self.best = score, step, state()
+        self.gone = self.gone + 1 if score[0] == 0 and len(known) == len(evidence) else 0
+        done = self.gone >= guard.patience
+        return scalars, f"what was to be forgotten was gone on the donor at step {step}" if done else ""
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """What a resumed training needs to know."""
+        return {"state": self.best, "score": self.best_score, "step": self.best_step, "gone": self.gone}
+
+    def from_checkpoint(self, saved: dict[str, Any]) -> None:
+        """The reverse of `to_checkpoint`."""
+        self.best, self.best_score, self.best_step = saved["state"], saved["score"], saved["step"]
+        self.gone = saved["gone"]

@@ -1,0 +1,106 @@
+"""Method: the contract of every eraser, and the task that it is given. One paper, one file, one YAML.
+
+There are three kinds. A GradientMethod trains weights with Lightning, a ClosedFormMethod solves for them, a GuidanceMethod
+changes none and attaches itself to the pipeline instead.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+
+from unreel.captions import TrainingCaptions
+from unreel.edits import Edit
+from unreel.models.model import Model
+from unreel.records import Concept
+from unreel.shots import Shots
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be erased, and what a method may use for it.
+
+    Attributes:
+        captions: of each concept, with the concept itself.
+        roles: which weights may change, as in `Model.select`.
+        seed: of everything random.
+        shots: made by the model, or None for a method that needs none.
+        trainer: gives a Lightning Trainer for so many steps, whose first callbacks are the given ones.
+        checkpoint: where a killed training goes on, if one was.
+    """
+
+    captions: Sequence[TrainingCaptions]
+    roles: Sequence[str]
+    seed: int
+    shots: Shots | None = None
+    trainer: Callable[[int, list[pl.Callback]], pl.Trainer] | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def concepts(self) -> list[Concept]:
+        """What is erased."""
+        return [captions.concept for captions in self.captions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """An eraser.
+
+    Attributes:
+        name: stem of its YAML; edits and scores carry it.
+        edits: the components whose weights it changes; none for a method that only attaches itself.
+        roles: the roles that it can change, for methods that are bound to some ("" for any of its components).
+        needs: what it learns from beside captions: "shots".
+    """
+
+    name: str
+    edits: ClassVar[tuple[str, ...]]
+    roles: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def erase(self, model: Model, task: Task) -> Edit:
+        """An edit that makes the model forget; the model itself is left as it was.
+
+        The edit's provenance has `facts`: what was changed and how it ended, for the report.
+        """
+
+    @classmethod
+    def attach(cls, pipeline: Any, edit: Edit) -> AbstractContextManager[None]:
+        """Puts what is more than changed weights into a diffusers pipeline, inside a `with` block. Nothing by default.
+
+        Args:
+            pipeline: any that diffusers has, unreel's or the user's.
+            edit: its settings and tensors are all that this may use.
+        """
+        return nullcontext()
+
+    def most_steps(self, concepts: int, shots: int) -> int | None:
+        """How many training steps it may take; None for methods that train nothing."""
+        return None
+
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        """ValueError when the method cannot change these weights of this model, saying what it can change."""
+        if not self.edits:
+            return
+        chosen = model.select(roles)
+        allowed = set(model.select(self.roles)) if self.roles else None
+        for name in chosen:
+            if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
+                raise ValueError(
+                    f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it changes"
+                    f" {', '.join(self.roles or self.edits)}"
+                )
+
+    def facts(self, model: Model, edit: Edit) -> dict[str, Any]:
+        """How much an edit changed: for the report."""
+        sizes = {k: sum(p.numel() for p in model.components[k].parameters()) for k in self.edits}
+        return {
+            "tensors": len(edit.tensors), "parameters": sum(t.numel() for t in edit.tensors.values()),
+            "of": sum(sizes.values()), "components": list(self.edits), "steps": 0, "most_steps": None,
+            "stopped": "", "best_step": None,
+        }  # fmt: skip

@@ -1,0 +1,27 @@
+"""Metric: the contract of what is measured in judged clips. One file and one YAML each."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from unreel.judges.judge import Judged
+from unreel.records import Value
+
+
+class Metric(ABC):
+    """Values of the clips of one concept and split."""
+
+    @abstractmethod
+    def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
+        """What is measured; nothing where it does not apply.
+
+        Args:
+            after: the clips that are measured, all of one concept and split: at any stage.
+            before: the same prompts and seeds on the unedited model, where they are measured after an edit.
+        """
+
+
+def mean_of(values: Tensor) -> tuple[float, float | None, int]:
+    """Mean, standard error and count of values (B,)."""
+    n = len(values)
+    return float(values.mean()), float(values.std() / n**0.5) if n > 1 else None, n

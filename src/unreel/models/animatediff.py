@@ -1,0 +1,76 @@
+"""Models of the AnimateDiff family: a MotionAdapter on a Stable Diffusion pipeline, whose UNet it holds whole.
+
+Reference: Yuwei Guo et al., "AnimateDiff", ICLR 2024, arXiv 2307.04725.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
+
+from unreel.models.pipeline_model import PipelineModel
+from unreel.models.stable_diffusion import tiny_parts
+
+
+def tiny_adapter() -> MotionAdapter:
+    """A motion adapter with random weights for the UNet of `tiny_parts`."""
+    torch.manual_seed(1)
+    return MotionAdapter(
+        block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2,
+        motion_norm_num_groups=8, motion_max_seq_length=16, use_motion_mid_block=False,
+    )  # fmt: skip
+
+
+class AnimateDiff(PipelineModel):
+    """Clips by an AnimateDiffPipeline.
+
+    Args:
+        folder: of the Stable Diffusion pipeline: a local diffusers folder or a hub id.
+        motion_adapter: likewise, of the adapter.
+        revision, motion_adapter_revision: of hub ids.
+        num_frames, num_inference_steps, guidance_scale: how it renders.
+        scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
+        dtype, fps, autocast, name, device, lr: as in PipelineModel.
+    """
+
+    latent_axis = 2
+
+    def __init__(
+        self,
+        folder: str | Path,
+        motion_adapter: str | Path = "",
+        revision: str | None = None,
+        motion_adapter_revision: str | None = None,
+        dtype: str = "float32",
+        num_frames: int = 16,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
+        fps: int = 8,
+        autocast: bool = False,
+        scheduler: Mapping[str, Any] | None = None,
+        name: str = "",
+        device: str = "cpu",
+        lr: float = 1e-5,
+    ) -> None:
+        options = {
+            "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
+        }  # fmt: skip
+        sources = {"": (folder, revision), "motion_adapter": (motion_adapter, motion_adapter_revision)}
+        self.schedule = dict(scheduler) if scheduler is not None else None
+        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device, lr)
+
+    def _load(self) -> Any:
+        adapter = MotionAdapter.from_pretrained(**self.sources["motion_adapter"])
+        pipeline = AnimateDiffPipeline.from_pretrained(**self.sources[""], motion_adapter=adapter)
+        if self.schedule is not None:
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **self.schedule)
+        return pipeline
+
+    @classmethod
+    def tiny(cls) -> Self:
+        pipeline = AnimateDiffPipeline(**tiny_parts(), motion_adapter=tiny_adapter())
+        return cls.of(
+            pipeline, num_frames=3, num_inference_steps=2, guidance_scale=4.0, name="tiny_animatediff"
+        )

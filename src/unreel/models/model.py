@@ -1,0 +1,160 @@
+"""Model: the contract of every diffusion pipeline, image or video. A donor is edited, a recipient receives the edit.
+
+One adapter class a family serves as both; which it is, is a matter of configuration. What a prompt becomes, and how it
+was read, are the two records here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model turns a prompt into what its denoiser reads. Two models that share an encoder may read it differently.
+
+    Attributes:
+        max_length: tokens L that a prompt is padded or cut to.
+        masked: whether the encoder is told which tokens are padding.
+        hidden_state: which of the encoder's states is read, -1 the last.
+        normed: whether the encoder's final norm is applied to it.
+        template: what is put around a prompt; "{}" is the prompt itself.
+    """
+
+    max_length: int
+    masked: bool = False
+    hidden_state: int = -1
+    normed: bool = True
+    template: str = "{}"
+
+
+@dataclass(frozen=True)
+class Conditioning(Mapping[str, Tensor]):
+    """What the denoiser reads of B prompts: named tensors, each (B, ...).
+
+    Families with one encoder have `prompt_embeds` (B, L, D) alone; others add pooled embeddings or masks.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def count(self) -> int:
+        """B, of how many prompts it is."""
+        return len(next(iter(self.tensors.values())))
+
+    def rows(self, index: Any) -> "Conditioning":
+        """That of some of the prompts: a slice, or a list of places."""
+        return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
+
+
+class Model(ABC):
+    """A diffusion model with its text encoder, in a diffusers pipeline that is loaded when it is first used.
+
+    Attributes:
+        name: what scores call it.
+        fps: frames a second of its clips.
+        num_frames: F of its clips; an image is a clip of one frame.
+        num_train_timesteps: timesteps are integers in [0, num_train_timesteps).
+    """
+
+    name: str
+    fps: int
+    num_frames: int
+    num_train_timesteps: int
+
+    @property
+    @abstractmethod
+    def pipeline(self) -> Any:
+        """The diffusers pipeline; everything in it is frozen and in eval mode."""
+
+    @property
+    @abstractmethod
+    def components(self) -> Mapping[str, nn.Module]:
+        """text_encoder (text_encoder_2, ...), denoiser and vae: the names that edits use."""
+
+    @property
+    @abstractmethod
+    def reading(self) -> Reading:
+        """How it reads prompts."""
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """Hash of weights, schedule and sampling settings; computed without loading the model where its files tell."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent, without the batch: (c, h, w) of an image, (c, F, h, w) of a clip."""
+
+    @property
+    @abstractmethod
+    def size_px(self) -> int:
+        """Edge of its frames in px."""
+
+    @abstractmethod
+    def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
+        """What the denoiser reads of B texts, by this model's reading; with gradient where its encoder is trained."""
+
+    @abstractmethod
+    def encode_pixels(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (B, *latent_shape) of clips (B, F, C, H, W) in [-1, 1]: a sample of the VAE's posterior, scaled."""
+
+    @abstractmethod
+    def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` random timesteps, as the training of this model draws them, (count,) integers."""
+
+    @abstractmethod
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t of latents (B, ...) at timesteps (B,), and what the denoiser is to predict there, float32."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's output, float32, of the shape of `noisy`."""
+
+    @abstractmethod
+    def noise_of(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """A prediction of this model as predicted noise, whatever its prediction type."""
+
+    @abstractmethod
+    def render(self, prompts: Sequence[str] | Conditioning, seeds: Sequence[int]) -> Tensor:
+        """Clips (B, F, C, H, W) in [0, 1], float32, on the CPU; each has a generator of its own."""
+
+    @abstractmethod
+    def select(self, roles: Sequence[str]) -> list[str]:
+        """Names "component/parameter" of the weights that have one of the roles.
+
+        Raises:
+            ValueError: for a role that matches nothing, naming what was tried and what there is.
+        """
+
+    @abstractmethod
+    def reference(self, components: Sequence[str]) -> "Model":
+        """A model that shares everything with this one but frozen copies of some components."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Frees the pipeline's memory; it is loaded again when it is used again."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> "Model":
+        """The family's real classes, random weights, small enough to render in a second on a CPU."""

@@ -1,0 +1,74 @@
+"""Models of the ModelScope / ZeroScope family: a UNet3DConditionModel that was trained on video.
+
+Reference: Jiuniu Wang et al., "ModelScope Text-to-Video Technical Report", 2023, arXiv 2308.06571. diffusers calls its
+pipeline deprecated (frozen since 0.33.1): this file alone imports it.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
+
+from unreel.models.pipeline_model import PipelineModel
+from unreel.models.stable_diffusion import tiny_parts
+
+
+def tiny_unet3d() -> UNet3DConditionModel:
+    """A video UNet with random weights, of the sizes of `tiny_parts`."""
+    torch.manual_seed(1)
+    return UNet3DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D"), up_block_types=("CrossAttnUpBlock3D", "UpBlock3D"),
+        cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+
+
+class ModelScope(PipelineModel):
+    """Clips by a TextToVideoSDPipeline.
+
+    Args:
+        folder: a local diffusers folder or a hub id.
+        unet: folder of a UNet3DConditionModel that takes the place of the one in there, or None.
+        revision: of a hub id.
+        num_frames, num_inference_steps, guidance_scale: how it renders.
+        dtype, fps, autocast, name, device, lr: as in PipelineModel.
+    """
+
+    latent_axis = 2
+
+    def __init__(
+        self,
+        folder: str | Path,
+        unet: str | Path | None = None,
+        revision: str | None = None,
+        dtype: str = "float32",
+        num_frames: int = 16,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 9.0,
+        fps: int = 8,
+        autocast: bool = False,
+        name: str = "",
+        device: str = "cpu",
+        lr: float = 1e-5,
+    ) -> None:
+        if unet is not None and not (Path(unet).expanduser() / "config.json").is_file():
+            raise ValueError(f"{unet}: expected the folder of a UNet3DConditionModel")
+        options = {
+            "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
+        }  # fmt: skip
+        sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
+        if unet is not None:
+            sources["unet"] = (unet, None)
+        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device, lr)
+
+    def _load(self) -> Any:
+        own = {}
+        if "unet" in self.sources:
+            own["unet"] = UNet3DConditionModel.from_pretrained(**self.sources["unet"])
+        return TextToVideoSDPipeline.from_pretrained(**self.sources[""], **own)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        pipeline = TextToVideoSDPipeline(**tiny_parts() | {"unet": tiny_unet3d()})
+        return cls.of(pipeline, num_frames=3, num_inference_steps=2, guidance_scale=4.0, name="tiny_modelscope")

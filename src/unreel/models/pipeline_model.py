@@ -1,0 +1,293 @@
+"""PipelineModel: what all families share that diffusers has a pipeline for, with one text encoder and one VAE."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from torch import Tensor, nn
+
+from unreel.hashes import content_key, folder_hash, parameter_hashes
+from unreel.models.model import Conditioning, Model, Reading
+from unreel.models.roles import select
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+_CONFIGS = ("model_index.json", "config.json")
+_IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
+
+
+def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:
+    """Arguments of a diffusers `from_pretrained`: safetensors only, and no network for a path.
+
+    Args:
+        folder: a local diffusers folder ("~" is the home folder), or the id of a hub model.
+        revision: of a hub id.
+        dtype: float32 or float16.
+
+    Raises:
+        ValueError: for a path that is no pipeline's or model's folder, or an unknown dtype.
+    """
+    if dtype not in ("float32", "float16"):  # weights in bfloat16 would not hash as their other copies
+        raise ValueError(f"found dtype {dtype!r}: expected float32 or float16")
+    path = Path(folder).expanduser()
+    local = path.exists() or str(folder).startswith((".", "/", "~"))
+    if local and not any((path / name).is_file() for name in _CONFIGS):
+        raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")
+    return {
+        "pretrained_model_name_or_path": str(path) if local else str(folder),
+        "revision": None if local else revision,
+        "local_files_only": local,
+        "use_safetensors": True,
+        "torch_dtype": getattr(torch, dtype),
+    }
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16 there; without them it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+class PipelineModel(Model):
+    """A model in a diffusers pipeline; families say how it is loaded and called.
+
+    Args:
+        sources: what it is loaded from: "" -> (folder, revision) of the pipeline, and those of parts beside it.
+        options: what the pipeline is called with beside prompts and generators; part of the content.
+        name: what scores call it.
+        dtype: of the weights, float32 or float16.
+        fps: frames a second.
+        num_frames: F.
+        autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
+            machine can; the weights, the latents and the schedule stay as they are.
+        device: where it runs.
+        lr: the learning rate that suits its text encoder; methods' configs take it from here.
+
+    Raises:
+        ValueError: for a folder that is none, or a number that will not do. Nothing is loaded before it is used.
+    """
+
+    denoiser: ClassVar[str] = "unet"  # the pipeline's name for it
+    latent_axis: ClassVar[int | None] = None  # where latents of clips have their frames; None of images
+
+    def __init__(
+        self,
+        sources: Mapping[str, tuple[str | Path, str | None]],
+        options: Mapping[str, Any],
+        name: str,
+        dtype: str = "float32",
+        fps: int = 8,
+        num_frames: int = 1,
+        autocast: bool = False,
+        device: str = "cpu",
+        lr: float = 1e-5,
+    ) -> None:
+        for key, value in {**options, "fps": fps, "num_frames": num_frames}.items():
+            if key.startswith("num_") or key in ("fps", "video_length"):
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
+        given = sources[""][0] == _IN_MEMORY
+        self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
+        self.options, self.name, self.dtype, self.lr = dict(options), name, dtype, lr
+        self.fps, self.num_frames, self._device = fps, num_frames, torch.device(device)
+        self.autocast = autocast  # as wanted: what runs are known by, whichever machine they are on
+        self._pipeline: Any = None
+
+    @classmethod
+    def of(cls, pipeline: DiffusionPipeline, **settings: Any) -> Self:
+        """A model around a pipeline that is there already; `settings` as for the class, without any folder."""
+        model = cls(folder=_IN_MEMORY, **settings)  # type: ignore[call-arg]
+        model._pipeline = model._prepared(pipeline)
+        return model
+
+    def _load(self) -> Any:
+        """The pipeline, from `sources`."""
+        raise NotImplementedError
+
+    def _prepared(self, pipeline: Any) -> Any:
+        for module in pipeline.components.values():
+            if isinstance(module, nn.Module):
+                module.eval().requires_grad_(False)
+        if "FlowMatch" in type(pipeline.scheduler).__name__:  # no pipeline of these classes steps those
+            shift = pipeline.scheduler.config.get("shift", 1.0)
+            pipeline.scheduler = DPMSolverMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+            )
+        found = pipeline.scheduler.config.get("prediction_type", "epsilon")
+        if found not in PREDICTIONS:
+            raise ValueError(f"{self.name}: found prediction type {found!r}: expected {', '.join(PREDICTIONS)}")
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @property
+    def pipeline(self) -> Any:
+        if self._pipeline is None:
+            self._pipeline = self._prepared(self._load().to(self._device))
+        return self._pipeline
+
+    def release(self) -> None:
+        if self.sources:  # what was never loaded from anywhere cannot be loaded again
+            self._pipeline = None
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        pipeline = self.pipeline
+        return {
+            "text_encoder": pipeline.text_encoder, "denoiser": getattr(pipeline, self.denoiser), "vae": pipeline.vae
+        }  # fmt: skip
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def prediction_type(self) -> str:
+        """One of PREDICTIONS."""
+        return self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+
+    @property
+    def num_train_timesteps(self) -> int:  # type: ignore[override]
+        return int(self.pipeline.scheduler.config.num_train_timesteps)
+
+    @property
+    def size_px(self) -> int:
+        return int(self.latent_shape[-1]) * int(self.pipeline.vae_scale_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        config = self.components["denoiser"].config
+        edges = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
+        frames = () if self.latent_axis is None else (self.num_frames,)
+        return (config.in_channels, *frames, *edges)
+
+    @property
+    def reading(self) -> Reading:
+        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        return Reading(length, masked=bool(getattr(encoder.config, "use_attention_mask", None)))
+
+    @cached_property
+    def content(self) -> str:
+        told = {key: self._told_by(source) for key, source in self.sources.items()}
+        if not told or None in told.values():
+            told = {key: content_key(weights=parameter_hashes(m)) for key, m in self.components.items()}
+            told["schedule"] = content_key(**{k: str(v) for k, v in self.pipeline.scheduler.config.items()})
+        return content_key(
+            sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__
+        )
+
+    @staticmethod
+    def _told_by(source: Mapping[str, Any]) -> str | None:
+        """What a folder or a pinned hub id says of its content; None of a hub id without a revision."""
+        where = source["pretrained_model_name_or_path"]
+        if source["local_files_only"]:
+            return folder_hash(Path(where))
+        return f"{where}@{source['revision']}" if source["revision"] else None
+
+    def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
+        """The last hidden state after the final norm, padded to the full length: prompt_embeds (B, L, D)."""
+        encoder, reading = self.components["text_encoder"], self.reading
+        tokens = self.pipeline.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=reading.max_length, return_tensors="pt"
+        )
+        mask = {"attention_mask": tokens.attention_mask.to(self.device)} if reading.masked else {}
+        return Conditioning({"prompt_embeds": encoder(tokens.input_ids.to(self.device), **mask)[0]})
+
+    @torch.no_grad()
+    def encode_pixels(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        vae = self.components["vae"]
+        posterior = vae.encode(clips.flatten(0, 1).to(self.device, vae.dtype)).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        latents = (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
+        frames = latents.unflatten(0, clips.shape[:2])
+        return frames[:, 0] if self.latent_axis is None else frames.movedim(1, self.latent_axis)
+
+    def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.num_train_timesteps, (count,), generator=generator)
+
+    def _signal(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of clean latents and of noise at the timesteps, broadcastable to `like`."""
+        if self.prediction_type == "flow_prediction":
+            noise = (timesteps.float() + 1) / self.num_train_timesteps
+            signal = 1 - noise
+        else:
+            kept = self.pipeline.scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
+            signal, noise = kept.sqrt(), (1 - kept).sqrt()
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        return signal.view(shape).to(like), noise.view(shape).to(like)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self._signal(timesteps, latents)
+        target = {
+            "epsilon": noise, "sample": latents, "v_prediction": alpha * noise - sigma * latents,
+            "flow_prediction": noise - latents,
+        }[self.prediction_type]  # fmt: skip
+        return alpha * latents + sigma * noise, target.float()
+
+    def noise_of(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        alpha, sigma = self._signal(timesteps, noisy)
+        match self.prediction_type:
+            case "epsilon":
+                return prediction
+            case "sample":
+                return (noisy - alpha * prediction) / sigma
+            case "v_prediction":
+                return alpha * prediction + sigma * noisy
+            case _:
+                return noisy + alpha * prediction
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        denoiser = self.components["denoiser"]
+        embeds = conditioning["prompt_embeds"].to(denoiser.dtype)
+        return denoiser(noisy.to(denoiser.dtype), timesteps, encoder_hidden_states=embeds).sample.float()
+
+    def render(self, prompts: Sequence[str] | Conditioning, seeds: Sequence[int]) -> Tensor:
+        bfloat16 = self.autocast and computes_bfloat16(self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            if not isinstance(prompts, Conditioning):
+                return self._render(prompts, seeds)
+            with self._reads(prompts):
+                return self._render([""] * prompts.count, seeds)
+
+    @contextmanager
+    def _reads(self, conditioning: Conditioning) -> Iterator[None]:
+        """Inside the `with` block the pipeline's prompts are read as the given embeddings, in their order."""
+        pipeline, embeds = self.pipeline, list(conditioning["prompt_embeds"])
+        own, like = pipeline.encode_prompt, next(self.components["denoiser"].parameters())
+
+        def encode_prompt(prompt: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            _, negative = own(prompt, *args, **kwargs)
+            count = 1 if isinstance(prompt, str) else len(prompt)
+            return torch.stack([embeds.pop(0) for _ in range(count)]).to(like), negative
+
+        pipeline.encode_prompt = encode_prompt
+        try:
+            yield
+        finally:
+            del pipeline.encode_prompt
+
+    def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        found = self.pipeline(list(prompts), generator=generators, output_type="pt", **self.options)
+        return self._clips(found).float().cpu()
+
+    def _clips(self, found: Any) -> Tensor:
+        """The clips in what the pipeline returned, (B, F, C, H, W)."""
+        return found.frames
+
+    def select(self, roles: Sequence[str]) -> list[str]:
+        return select({key: self.components[key] for key in ("text_encoder", "denoiser")}, roles)
+
+    def reference(self, components: Sequence[str]) -> Self:
+        twin = copy.copy(self)
+        twin._pipeline = copy.copy(self.pipeline)
+        for key in components:
+            name = self.denoiser if key == "denoiser" else key
+            setattr(twin._pipeline, name, copy.deepcopy(self.components[key]).eval().requires_grad_(False))
+        return twin
