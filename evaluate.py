@@ -18,7 +18,7 @@ from unreel.assembly import (
     rescoring,
     run_of,
 )
-from unreel.cli import as_job, print_result, quiet_libraries
+from unreel.cli import as_job, command, print_result, quiet_libraries
 from unreel.edits import Edit
 from unreel.page import write_report
 from unreel.runs import Run
@@ -56,4 +56,4 @@ def main(config: DictConfig) -> Run:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,7 +27,7 @@ from unreel.assembly import (
 )
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
-from unreel.cli import as_job, print_result, quiet_libraries
+from unreel.cli import as_job, command, print_result, quiet_libraries
 from unreel.edits import export_components
 from unreel.evaluation import Evaluation
 from unreel.methods.method import Method, Task
@@ -108,4 +108,4 @@ def carry_out(
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,26 +1,41 @@
 """Edits: bit-exact, restored bit for bit, refused on other weights; the check before every transfer."""
 
 import copy
+import hashlib
+import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AnimateDiffPipeline, TextToVideoZeroPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
-from conftest import small_donor, small_pipeline
+from conftest import small_model
 from unreel import Edit
-from unreel.edits import check_shared, export_text_encoder, parameter_hashes
+from unreel.edits import export_components, hashes_of
+from unreel.hashes import parameter_hashes, tensor_hash
+from unreel.models.animatediff import AnimateDiff, tiny_adapter
+from unreel.models.modelscope import ModelScope
+from unreel.models.stable_diffusion import NO_CHECKER, StableDiffusion, tiny_parts, tiny_pipeline
+from unreel.models.text2video_zero import Text2VideoZero
+from unreel.sharing import differs
 
 
 @pytest.fixture
 def edited():
     """A pipeline and an edit of its text encoder; the pipeline is unedited."""
-    pipeline = small_pipeline(layers=3)
+    pipeline = tiny_pipeline(layers=3)
     changed = copy.deepcopy(pipeline.text_encoder)
     with torch.no_grad():
         for name, parameter in changed.named_parameters():
             if "layers.1.mlp" in name:
                 parameter.add_(1e-6 * torch.randn_like(parameter))  # less than half precision can tell
-    return pipeline, Edit.between(pipeline.text_encoder, changed, {"note": "for a test"}), changed
+    other = copy.copy(pipeline)
+    other.text_encoder = changed
+    edit = Edit.between(pipeline, other, ["text_encoder"], "few_shot")
+    return pipeline, replace(edit, provenance={"note": "for a test"}), changed
 
 
 def test_saved_and_loaded_an_edit_makes_the_trained_encoder_bit_for_bit(edited, tmp_path):
@@ -79,23 +94,165 @@ def test_a_damaged_file_is_refused_by_name(edited, tmp_path, harm):
 def test_the_exported_folder_loads_with_plain_transformers(edited, tmp_path):
     pipeline, edit, changed = edited
     edit.apply(pipeline)
-    export_text_encoder(pipeline, tmp_path / "text_encoder")
-    export_text_encoder(pipeline, tmp_path / "text_encoder")  # over an older one
+    export_components(pipeline, ["text_encoder"], tmp_path)
+    export_components(pipeline, ["text_encoder", "denoiser"], tmp_path)  # over an older one
     loaded = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
     assert parameter_hashes(loaded) == parameter_hashes(changed)
-    assert [path.name for path in tmp_path.iterdir()] == ["text_encoder"]
+    assert {path.name for path in tmp_path.iterdir()} == {"text_encoder", "unet"}
+    assert parameter_hashes(UNet2DConditionModel.from_pretrained(tmp_path / "unet")) == parameter_hashes(pipeline.unet)
+
+
+def test_an_edit_of_the_first_format_loads_with_its_hash(edited, tmp_path):
+    """As version 0.1 wrote them: bare names, one component, no method."""
+    pipeline, edit, changed = edited
+    bare = {name.removeprefix("text_encoder/"): tensor for name, tensor in edit.tensors.items()}
+    base = {name.removeprefix("text_encoder/"): digest for name, digest in edit.base.items()}
+    parts = [f"{name} {tensor_hash(tensor, tensor.dtype)}" for name, tensor in sorted(bare.items())]
+    parts += [f"{name} {digest}" for name, digest in sorted(base.items())]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    metadata = {"format": "unreel-edit-1", "component": "text_encoder", "hash": digest, "base": json.dumps(base),
+                "provenance": json.dumps({"note": "old"})}  # fmt: skip
+    save_file(bare, tmp_path / "old.safetensors", metadata)
+    old = Edit.load(tmp_path / "old.safetensors")
+    assert old.hash == digest == edit.hash and old.provenance == {"note": "old"}
+    old.apply(pipeline)
+    wanted = changed.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in pipeline.text_encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"base": "{"}, "metadata"),
+        ({"base": "[]"}, "base is list"),
+        ({"base": "{}", "settings": '"x"'}, "settings is str"),
+        ({"base": "{}", "settings": '{"a": 1}', "method": "os.system"}, "has hash"),
+    ],
+)
+def test_hostile_metadata_is_refused_by_name(tmp_path, metadata, says):
+    save_file({}, tmp_path / "edit.safetensors", {"format": "unreel-edit-2", "hash": "0", **metadata})
+    with pytest.raises(ValueError, match=says) as caught:
+        Edit.load(tmp_path / "edit.safetensors")
+    assert "edit.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["os.system", "../../etc/passwd", "unreel.methods.few_shot", "", "x" * 10_000])
+def test_a_method_that_is_no_plain_name_is_never_looked_up(tmp_path, name):
+    edit = Edit({}, {}, name, {"phrases": ["a"] * 100_000})
+    edit.save(tmp_path / "edit.safetensors")
+    with pytest.raises(ValueError, match="expected the name of a file in conf/method") as caught:
+        Edit.load(tmp_path / "edit.safetensors").apply(tiny_pipeline())
+    assert len(str(caught.value)) < 300
+
+
+def test_a_method_that_this_version_does_not_know_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"'teleport', which is not known here: .*few_shot"):
+        Edit({}, {}, "teleport", {"a": 1}).apply(tiny_pipeline())
+
+
+def test_an_edit_of_several_components_is_whole_or_not_at_all(edited):
+    pipeline, edit, _ = edited
+    name = next(n for n, _ in pipeline.unet.named_parameters() if "attn2.to_k" in n)
+    value = dict(pipeline.unet.named_parameters())[name].detach() + 1
+    both = Edit(
+        {**edit.tensors, f"denoiser/{name}": value},
+        {**edit.base, **hashes_of({"denoiser": pipeline.unet}, ["denoiser"])}, "few_shot",
+    )  # fmt: skip
+    assert both.components == ("text_encoder", "denoiser")
+    before = [parameter_hashes(module) for module in (pipeline.text_encoder, pipeline.unet)]
+    with both.applied(pipeline):
+        assert torch.equal(dict(pipeline.unet.named_parameters())[name], value)
+    assert [parameter_hashes(module) for module in (pipeline.text_encoder, pipeline.unet)] == before
+    with torch.no_grad():
+        pipeline.unet.conv_in.bias.add_(1)
+    before = [parameter_hashes(module) for module in (pipeline.text_encoder, pipeline.unet)]
+    with pytest.raises(ValueError, match=r"in its denoiser 1 of \d+ tensors \(conv_in\.bias\) differ"):
+        both.apply(pipeline)
+    assert [parameter_hashes(module) for module in (pipeline.text_encoder, pipeline.unet)] == before
+
+
+def test_an_edit_of_an_images_unet_reaches_the_video_models_that_hold_it_and_no_other():
+    parts = tiny_parts()
+    donor = StableDiffusion.of(tiny_pipeline())
+    animated = AnimateDiff.of(AnimateDiffPipeline(**tiny_parts(), motion_adapter=tiny_adapter()), num_frames=3)
+    zero = Text2VideoZero.of(TextToVideoZeroPipeline(**parts, **NO_CHECKER), num_frames=3)
+    name = donor.select(["denoiser.cross_attention.kv"])[0]
+    value = dict(donor.components["denoiser"].named_parameters())[name.split("/")[1]].detach() * 2
+    edit = Edit({name: value}, hashes_of(donor.components, ["denoiser"]), "few_shot")
+    for recipient in (animated, zero):
+        assert differs(donor, recipient, ["denoiser"]) == ""
+        with edit.applied(recipient):
+            assert torch.equal(dict(recipient.components["denoiser"].named_parameters())[name.split("/")[1]], value)
+    video = ModelScope.tiny()
+    assert "in its denoiser" in differs(donor, video, ["denoiser"])
+    with pytest.raises(ValueError, match="belongs to other weights: in its denoiser"):
+        edit.apply(video)
+    assert differs(donor, video, ["text_encoder"]) == ""
+
+
+def test_an_attachment_of_a_peft_lora_is_data_and_restores_bit_for_bit(tmp_path, monkeypatch):
+    """A method of the user's own, from a file and a YAML of theirs: its edit carries a LoRA that its class attaches."""
+    peft = pytest.importorskip("peft")
+    monkeypatch.setattr("unreel.edits._CONF", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_lora.yaml").write_text("_target_: my_lora.MyLora\nname: my_lora\n")
+    (tmp_path / "my_lora.py").write_text(LORA)
+    torch.manual_seed(0)
+    pipeline = tiny_pipeline()
+    config = {"r": 2, "target_modules": ["q_proj"], "lora_alpha": 2}
+    twin = peft.inject_adapter_in_model(peft.LoraConfig(**config), copy.deepcopy(pipeline.text_encoder))
+    state = {f"attached/{k}": torch.randn_like(v) for k, v in peft.get_peft_model_state_dict(twin).items()}
+    Edit(state, hashes_of({"text_encoder": pipeline.text_encoder}, ["text_encoder"]), "my_lora", config).save(
+        tmp_path / "edit.safetensors"
+    )
+    model = StableDiffusion.of(pipeline, num_inference_steps=2)
+    before, weights = model.render(["a cat"], [0]), parameter_hashes(pipeline.text_encoder)
+    with Edit.load(tmp_path / "edit.safetensors").applied(model):
+        assert not torch.allclose(model.render(["a cat"], [0]), before, atol=1e-3)
+    assert torch.equal(model.render(["a cat"], [0]), before) and parameter_hashes(pipeline.text_encoder) == weights
+    Edit.load(tmp_path / "edit.safetensors").apply(pipeline)
+    assert not torch.allclose(model.render(["a cat"], [0]), before, atol=1e-3)
+
+
+LORA = """
+from contextlib import contextmanager
+from dataclasses import dataclass
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from unreel.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyLora(Method):
+    edits = ("text_encoder",)
+
+    def erase(self, model, task):
+        raise AssertionError("not asked for here")
+
+    @classmethod
+    @contextmanager
+    def attach(cls, pipeline, edit):
+        encoder = pipeline.text_encoder
+        inject_adapter_in_model(LoraConfig(**edit.settings), encoder)
+        state = {name.removeprefix("attached/"): value for name, value in edit.tensors.items()}
+        set_peft_model_state_dict(encoder, state)
+        try:
+            yield
+        finally:
+            for name, module in list(encoder.named_modules()):
+                if hasattr(module, "base_layer"):
+                    parent, _, child = name.rpartition(".")
+                    setattr(encoder.get_submodule(parent), child, module.base_layer)
+"""
 
 
 def test_the_shared_encoder_check_passes_for_copies_and_says_what_differs():
-    donor, recipient = small_donor(layers=3), small_donor(layers=3)
-    check_shared(donor, recipient)
+    donor, recipient = small_model(layers=3), small_model(layers=3)
+    assert differs(donor, recipient, ["text_encoder"]) == ""
     with torch.no_grad():
-        recipient.text_encoder.get_parameter("encoder.layers.2.self_attn.k_proj.weight")[0, 0] += 1
-    with pytest.raises(ValueError, match=r"1 of \d+ tensors \(encoder\.layers\.2\.self_attn\.k_proj\.weight\)"):
-        check_shared(donor, recipient)
-    with pytest.raises(ValueError, match="num_hidden_layers is 2, not 3"):
-        check_shared(donor, small_donor(layers=2))
-    recipient = small_donor(layers=3)
-    recipient.tokenizer.add_tokens(["<one-more>"])
-    with pytest.raises(ValueError, match="vocabulary"):
-        check_shared(donor, recipient)
+        recipient.pipeline.text_encoder.get_parameter("encoder.layers.2.self_attn.k_proj.weight")[0, 0] += 1
+    assert re.search(r"1 of \d+ tensors \(encoder\.layers\.2\.self_attn\.k_proj\.weight\)",
+                     differs(donor, recipient, ["text_encoder"]))  # fmt: skip
+    assert "num_hidden_layers is 2, not 3" in differs(donor, small_model(layers=2), ["text_encoder"])
+    recipient = small_model(layers=3)
+    recipient.pipeline.tokenizer.add_tokens(["<one-more>"])
+    assert "vocabulary" in differs(donor, recipient, ["text_encoder"])

@@ -8,9 +8,10 @@ import torch
 from torchmetrics.functional.multimodal import clip_score
 from torchvision.transforms.functional import to_pil_image
 
+from unreel.judges.judge import Judged
+from unreel.judges.open_clip import OpenClipJudge
 from unreel.metrics.accuracy import Accuracy
 from unreel.metrics.clip_score import ClipScore
-from unreel.metrics.judges import Judged, OpenClipJudge
 from unreel.metrics.temporal_consistency import TemporalConsistency
 from unreel.records import Concept, Prompt
 from unreel.rendering import Rendered
@@ -30,7 +31,11 @@ def judge(judge_folder):
 @pytest.fixture
 def rendered():
     clips = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return Rendered("animatediff", "before", PROMPTS, (clips * 255).round() / 255, 3.0, 8)
+    return Rendered("animatediff", "before", PROMPTS, (clips * 255).round() / 255, [1.0] * 3, 8)
+
+
+def by_key(values):
+    return {(value.split, value.name): (value.value, value.stderr, value.n) for value in values}
 
 
 def test_clip_score_is_that_of_torchmetrics(judge, judge_folder, rendered):
@@ -53,7 +58,7 @@ def test_clip_score_is_that_of_torchmetrics(judge, judge_folder, rendered):
             return model.encode_text(ids)
 
     (retain,) = [own for own in Judged.of(judge, rendered).splits("s") if own.split == "retain"]
-    value, _, n = ClipScore()(retain)["retain", "clip_score"]
+    value, _, n = by_key(ClipScore()(retain, None))["retain", "clip_score"]
     frames = list(rendered.clips[2])
     with torch.inference_mode():
         each = [clip_score(f, PROMPTS[2].text, lambda: (Adapted(), processor)) for f in frames]
@@ -61,19 +66,21 @@ def test_clip_score_is_that_of_torchmetrics(judge, judge_folder, rendered):
 
 
 def test_temporal_consistency_of_a_still_clip_is_100_and_of_an_image_nothing(judge, rendered):
-    still = Rendered("v", "after", PROMPTS, rendered.clips[:, :1].expand(-1, 2, -1, -1, -1), 1.0, 8)
+    still = Rendered("v", "after", PROMPTS, rendered.clips[:, :1].expand(-1, 2, -1, -1, -1), [1.0] * 3, 8)
     for own in Judged.of(judge, still).splits("s"):
-        assert TemporalConsistency()(own)[own.split, "temporal_consistency"][0] == pytest.approx(100, abs=1e-3)
+        assert by_key(TemporalConsistency()(own, None))[own.split, "temporal_consistency"][0] == pytest.approx(
+            100, abs=1e-3
+        )
     moving = Judged.of(judge, rendered).splits("s")[0]
-    assert TemporalConsistency()(moving)["forget", "temporal_consistency"][0] < 99.99
-    image = Judged.of(judge, Rendered("v", "after", PROMPTS, rendered.clips[:, :1], 1.0, 8)).splits("s")[0]
-    assert TemporalConsistency()(image) == {}
+    assert by_key(TemporalConsistency()(moving, None))["forget", "temporal_consistency"][0] < 99.99
+    image = Judged.of(judge, Rendered("v", "after", PROMPTS, rendered.clips[:, :1], [1.0] * 3, 8)).splits("s")[0]
+    assert TemporalConsistency()(image, None) == []
 
 
 def test_accuracy_tells_the_concept_from_what_surrounds_it(rendered):
     marks = [{"subject": True, "style": False}, {"subject": False, "style": True}, {"subject": True, "style": False}]
     judged = Judged(rendered, marks, torch.zeros(3, 2, 1), torch.zeros(3, 1))
-    rows = {key: row for own in judged.splits("s") for key, row in Accuracy()(own).items()}
+    rows = {key: row for own in judged.splits("s") for key, row in by_key(Accuracy()(own, None)).items()}
     assert {key: row[0] for key, row in rows.items()} == {
         ("forget", "concept_accuracy"): 0.5, ("context", "context_accuracy"): 0.5,
         ("retain", "concept_accuracy"): 0.0, ("retain", "accuracy"): 0.5,
@@ -83,9 +90,9 @@ def test_accuracy_tells_the_concept_from_what_surrounds_it(rendered):
 
 def test_n_counts_the_clips_that_say_what_is_measured():
     far = Prompt("a bus in pencil", "retain", (("subject", "a bus"), ("style", "pencil")), "s", "")
-    rendered = Rendered("v", "after", [PROMPTS[2], far], torch.zeros(2, 1, 3, 8, 8), 1.0, 8)
+    rendered = Rendered("v", "after", [PROMPTS[2], far], torch.zeros(2, 1, 3, 8, 8), [1.0] * 2, 8)
     marks = [{"subject": True, "style": False}, {"subject": True, "style": True}]
-    rows = Accuracy()(Judged(rendered, marks, torch.zeros(2, 1, 1), torch.zeros(2, 1)))
+    rows = by_key(Accuracy()(Judged(rendered, marks, torch.zeros(2, 1, 1), torch.zeros(2, 1)), None))
     assert rows["retain", "concept_accuracy"] == (0.0, 0.0, 1)  # only the first says a neighbour
     assert rows["retain", "accuracy"] == (0.75, pytest.approx((0.75 * 0.25 / 2) ** 0.5), 2)
 

@@ -5,10 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import small_donor
+from conftest import small_model
+from unreel.batches import Batches, BatchSizes
 from unreel.cache import TensorCache
-from unreel.concepts import Surroundings, TrainingCaptions, to_concept
+from unreel.captions import TrainingCaptions
+from unreel.concepts import to_concept
 from unreel.shots import Shots, image_files, read_image
+from unreel.vocabulary import Surroundings
 
 VOCABULARY = {
     "subject": ["a cat", "a dog", "a car", "a fish", "an owl"],
@@ -17,17 +20,26 @@ VOCABULARY = {
 }
 
 
-def make_shots(folder, shots=2, images=None, seed=0, slug="drum", **changes):
+def make_shots(folder, shots=2, images=None, seed=0, slug="drum"):
     concept = to_concept(slug, {"name": slug, "kind": "object", "images": str(images) if images else None})
     captions = [TrainingCaptions(concept, Surroundings(VOCABULARY, [concept], False))]
-    options = dict(steps=4, epochs=None, batch=2, pairs=1, retain=4) | changes
-    return Shots(captions, shots=shots, seed=seed, cache=TensorCache(folder), **options)
+    return Shots(captions, shots, seed, TensorCache(folder))
+
+
+def sizes(**changes):
+    return BatchSizes(**dict(steps=4, epochs=None, batch=2, pairs=1, retain=4) | changes)
+
+
+def make_batches(folder, model, **options):
+    shots = make_shots(folder, **options)
+    shots.make(model)
+    return Batches(model, shots.captions, shots, sizes(), shots.seed)
 
 
 def test_generated_shots_are_made_once_and_are_the_same_from_the_cache(tmp_path):
-    first, donor = make_shots(tmp_path), small_donor(layers=2)
+    first, donor = make_shots(tmp_path), small_model(layers=2)
     first.make(donor)
-    donor.pipeline = None  # a second generation would fail
+    donor.render = None  # a second generation would fail
     again = make_shots(tmp_path)
     again.make(donor)
     assert first.all_pixels().shape == (2, 3, 32, 32) and first.latents[0].shape == (2, 4, 16, 16)
@@ -35,7 +47,7 @@ def test_generated_shots_are_made_once_and_are_the_same_from_the_cache(tmp_path)
 
 
 def test_shots_do_not_depend_on_which_others_were_there_before(tmp_path):
-    donor = small_donor(layers=2)
+    donor = small_model(layers=2)
     few, more, at_once = make_shots(tmp_path / "a", 1), make_shots(tmp_path / "a", 3), make_shots(tmp_path / "b", 3)
     for shots in (few, more, at_once):
         shots.make(donor)
@@ -45,7 +57,7 @@ def test_shots_do_not_depend_on_which_others_were_there_before(tmp_path):
 def test_other_seeds_and_other_donors_have_other_shots(tmp_path):
     shots = [make_shots(tmp_path), make_shots(tmp_path, seed=1), make_shots(tmp_path)]
     for some, donor in zip(
-        shots, (small_donor(layers=2), small_donor(layers=2), small_donor(layers=2, seed=9)), strict=True
+        shots, (small_model(layers=2), small_model(layers=2), small_model(layers=2, seed=9)), strict=True
     ):
         some.make(donor)
     assert not torch.equal(shots[0].latents[0], shots[1].latents[0])
@@ -54,15 +66,13 @@ def test_other_seeds_and_other_donors_have_other_shots(tmp_path):
 
 def test_zero_shots_are_gaussian_latents_without_an_image(tmp_path):
     shots = make_shots(tmp_path, shots=0)
-    shots.make(small_donor(layers=2))
+    shots.make(small_model(layers=2))
     assert shots.all_pixels().shape[0] == 0
     assert abs(float(shots.latents[0].std()) - 1) < 0.1
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
-    one, other = make_shots(tmp_path), make_shots(tmp_path)
-    for shots in (one, other):
-        shots.make(small_donor(layers=2))
+    one, other = (make_batches(tmp_path, small_model(layers=2)) for _ in range(2))
     one.batch(0)
     a, b = one.batch(3), other.batch(3)
     assert a.forget == b.forget and a.retain == b.retain and torch.equal(a.noise, b.noise)
@@ -71,8 +81,22 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "steps"), [(dict(steps=None, epochs=5), 5), (dict(steps=7), 7)])
-def test_epochs_are_rounds_through_the_shots(tmp_path, changes, steps):
-    assert make_shots(tmp_path, **changes).steps == steps
+def test_epochs_are_rounds_through_the_shots(changes, steps):
+    assert sizes(**changes).most_steps(concepts=1, shots=2) == steps
+
+
+def test_a_method_without_shots_has_captions_alone(tmp_path):
+    batches = Batches(small_model(layers=2), make_shots(tmp_path).captions, None, sizes(), 0)
+    batch = batches.batch(0)
+    assert batch.latents.shape == (0, 4, 16, 16) and len(batch.forget) == 3 and len(batch.retain) == 4
+
+
+def test_several_processes_share_out_a_batch_without_losing_or_repeating_anything(tmp_path):
+    batches = make_batches(tmp_path, small_model(layers=2))
+    whole, parts = batches.batch(0), [batches.batch(0).share(rank, 2) for rank in (0, 1)]
+    assert sorted(parts[0].forget + parts[1].forget) == sorted(whole.forget)
+    assert sorted(parts[0].retain + parts[1].retain) == sorted(whole.retain)
+    assert torch.equal(torch.cat([part.latents for part in parts]), whole.latents)
 
 
 def picture(path, mode="RGB", size=(40, 20), **save):
@@ -131,7 +155,7 @@ def test_a_folder_without_enough_images_is_refused_before_anything_is_loaded(tmp
     with pytest.raises(ValueError, match="has 1 images: expected shots=2"):
         make_shots(tmp_path, images=folder)
     shots = make_shots(tmp_path, shots=1, images=folder)
-    shots.make(small_donor(layers=2))
+    shots.make(small_model(layers=2))
     assert shots.latents[0].shape == (1, 4, 16, 16)
 
 

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from test_train import ROOT, configured, small_run
+from conftest import ROOT, configured
+from test_train import small_run
 from unreel.scores import read_scores
 
 

@@ -15,19 +15,20 @@ import evaluate
 import pytest
 import torch
 import train
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from transformers import CLIPTextModel
 
-from conftest import small_pipeline
+from conftest import ROOT, configured
 from unreel import Edit
+from unreel.assembly import WholeCheckpoints
 from unreel.clips import write_mp4
 from unreel.dashboard import SCORES, STEP, TRAINING
-from unreel.experiment import WholeCheckpoints
+from unreel.models.pipeline_model import PipelineModel
+from unreel.models.stable_diffusion import tiny_pipeline
+from unreel.page import read_curves
 from unreel.runs import Run
 from unreel.scores import read_scores
 
-ROOT = Path(__file__).parents[1]
 RECIPIENTS = ("animatediff", "text2video_zero", "modelscope")
 HOSTILE = "<script>document.title=1</script>../x"
 
@@ -65,11 +66,6 @@ def small_run(folders, judge_folder, tmp_path):
     ]  # fmt: skip
 
 
-def configured(name, overrides, hydra=False):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(name, overrides, return_hydra_config=hydra)
-
-
 def only_run(folder, slug="train"):
     (found,) = [path for path in (folder / "runs" / slug).iterdir() if path.is_dir()]
     return found
@@ -95,7 +91,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     assert (run / "config.yaml").is_file() and (run / "checkpoints" / "last.ckpt").is_file()
     edit = Edit.load(run / "edit.safetensors")
     assert edit.tensors and all(re.search(r"\.mlp\.|layers\.11\.self_attn\.", name) for name in edit.tensors)
-    pipeline = small_pipeline()
+    pipeline = tiny_pipeline(layers=12)
     edit.apply(pipeline)
     exported = CLIPTextModel.from_pretrained(run / "text_encoder").state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in pipeline.text_encoder.state_dict().items())
@@ -103,7 +99,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
         for stage in ("before", "after"):
             assert len(list((run / "clips" / stage / recipient).glob("*_van_gogh_*.mp4"))) == 4
         assert (run / "clips" / f"{recipient}_van_gogh_forget.png").is_file()
-    assert not list(run.rglob("*partial*"))
+    assert not list(run.rglob("*partial*")) and not (run / "rendered").exists()
 
 
 def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
@@ -140,9 +136,18 @@ def test_wandb_got_clips_scores_and_curves(finished):
     assert all(f'"{key}"'.encode() in record or key.encode() in record for key in (*Run.FLAT, *names, STEP))
 
 
-def test_the_same_command_again_does_nothing_again(finished, small_folders, judge_folder, capsys):
+def test_the_same_command_again_loads_nothing_and_does_nothing_again(
+    finished, small_folders, judge_folder, capsys, monkeypatch
+):
     tmp_path, run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+    def load(_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(PipelineModel, "_load", load)
+    for family in PipelineModel.__subclasses__():
+        monkeypatch.setattr(family, "_load", load)
     train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), "evaluation.at_steps=[2]",
                                     *zero(small_folders), *modelscope(small_folders), f"t2v=[{','.join(RECIPIENTS)}]",
                                     f"phrase='{HOSTILE}'", "kind=character"]))  # fmt: skip
@@ -192,6 +197,13 @@ def test_an_edit_is_scored_again_without_training_and_gives_the_same_scores(fini
     evaluate.main(configured("evaluate", options))
     again = read_scores(only_run(tmp_path, "evaluate") / "scores.jsonl")
     first = [s for s in read_scores(run / "scores.jsonl") if s.t2v == "animatediff" and s.stage in ("before", "after")]
+
+    assert {s.unit for s in again} == {"share", "points"} and {s.goal for s in again} == {"up", "down"}
+    assert [path.name for path in only_run(tmp_path, "evaluate").glob("wandb/offline-run-*/run-*.wandb")]
+    before = [s for s in again if s.stage == "before"]
+    assert {(s.split, s.seconds) for s in before} == {(s.split, s.seconds) for s in first if s.stage == "before"}, (
+        "clips that were found cost what rendering them had cost"
+    )
 
     def key(s):
         return s.stage, s.split, s.metric, s.concept, s.value, s.edit, s.clips
@@ -261,6 +273,9 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["concept.van_gogh.neighbours=as a sketch"], "neighbours: 'as a sketch': expected a list"),
         (["least_free_mb=99999999999"], "MB free"),
         (["t2v=[animatediff,modelscope]"], "t2v.modelscope.folder is missing"),
+        (["concept=spinning"], "spinning is a motion, but this judge reads subject, scene, style alone"),
+        (["t2i.folder='~/nowhere'"], "~/nowhere: expected a diffusers folder"),
+        (["parameters=cross_attention"], "method few_shot cannot change denoiser/"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, tmp_path, overrides, says):
@@ -279,6 +294,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(small_folders, judge_folder, t
     assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["concept=spinning", "t2v.zoo_animatediff.num_frames=16"], "clips of 16 frames: this judge reads motion in"),
+        (["phrase=red bicycle", "kind=object"], "the zoo's judge knows no subject 'a red bicycle'"),
+        (["concept=cat", "method=few_shot", "parameters.roles=[denoiser.all]"], "it changes text_encoder"),
+    ],
+)
+def test_what_the_zoo_cannot_do_is_said_before_anything_is_made(tmp_path, overrides, says):
+    options = [*overrides, f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        train.main(configured("train", options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_is_expanded_where_no_shell_does(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "t2i=sd15", "t2i.folder=~/sd", "concept=cat", "--cfg=job"]
+    env = {**os.environ, "HOME": str(tmp_path)}
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=True).stdout
+    assert f"folder: {tmp_path}/sd" in shown
+
+
 def test_clips_of_the_unedited_model_are_rendered_and_encoded_once_for_all_runs(
     small_folders, judge_folder, tmp_path, monkeypatch
 ):
@@ -288,7 +325,7 @@ def test_clips_of_the_unedited_model_are_rendered_and_encoded_once_for_all_runs(
         encoded.append(path.parts[-3])
         return write_mp4(clip, path, fps)
 
-    monkeypatch.setattr("unreel.callbacks.write_mp4", counted)
+    monkeypatch.setattr("unreel.evaluation.write_mp4", counted)
     for seed in (0, 1):
         train.main(configured("train", [*small_run(small_folders, judge_folder, tmp_path), f"seed={seed}"]))
     assert encoded.count("before") == 4 and encoded.count("after") == 8
@@ -305,7 +342,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, jud
     told: list[tuple] = []  # what W&B was told of how runs ended
     monkeypatch.setattr("wandb.finish", lambda *code: told.append(code))
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"disk is full \(clip.mp4\)"):
-        patched.setattr("unreel.callbacks.write_mp4", no_space)
+        patched.setattr("unreel.evaluation.write_mp4", no_space)
         train.main(configured("train", options))
     assert told == [(1,)]
     run = only_run(tmp_path)
@@ -317,7 +354,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(small_folders, jud
     score = [f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders)]
     score += [o for o in options if o.startswith(("judge", "runs", "cache", "device"))]
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match="disk is full"):
-        patched.setattr("unreel.callbacks.write_mp4", no_space)
+        patched.setattr("unreel.evaluation.write_mp4", no_space)
         evaluate.main(configured("evaluate", score))
     evaluate.main(configured("evaluate", score))
     status = json.loads((only_run(tmp_path, "evaluate") / "status.json").read_text())
@@ -334,9 +371,11 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path):
 
 def test_a_recipient_with_another_encoder_is_refused_before_training(small_folders, judge_folder, tmp_path):
     shutil.copytree(small_folders / "sd", tmp_path / "other")
-    small_pipeline(seed=5).text_encoder.save_pretrained(tmp_path / "other" / "text_encoder")
+    tiny_pipeline(layers=12, seed=5).text_encoder.save_pretrained(tmp_path / "other" / "text_encoder")
     options = small_run(small_folders, judge_folder, tmp_path)
-    with pytest.raises(SystemExit, match=r"animatediff has another text encoder than sd15: \d+ of \d+ tensors"):
+    with pytest.raises(
+        SystemExit, match=r"animatediff holds other weights than sd15: in its text encoder \d+ of \d+ tensors"
+    ):
         train.main(configured("train", [*options, f"t2v.animatediff.folder={tmp_path / 'other'}"]))
     assert not (tmp_path / "runs").exists()
 
@@ -357,7 +396,7 @@ def test_other_weights_or_images_behind_the_same_names_are_another_run(small_fol
         return len([path for path in (tmp_path / "runs" / "train").iterdir()])
 
     assert [runs_after("red"), runs_after("red"), runs_after("blue")] == [1, 1, 2]
-    small_pipeline(prediction_type="v_prediction").scheduler.save_pretrained(tmp_path / "sd" / "scheduler")
+    tiny_pipeline("v_prediction", layers=12).scheduler.save_pretrained(tmp_path / "sd" / "scheduler")
     assert runs_after("blue") == 3
 
 
@@ -369,8 +408,8 @@ def test_two_processes_train_what_one_does(small_folders, judge_folder, tmp_path
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     first, second = (Edit.load(folder / "edit.safetensors") for folder in (alone, both))
-    before = dict(small_pipeline().text_encoder.named_parameters())
-    before = {name.removeprefix("text_model."): value.detach() for name, value in before.items()}
+    before = dict(tiny_pipeline(layers=12).text_encoder.named_parameters())
+    before = {f"text_encoder/{name.removeprefix('text_model.')}": value.detach() for name, value in before.items()}
     changes = [
         torch.cat([(e.tensors[n] - before[n]).flatten() for n in sorted(first.tensors)]) for e in (first, second)
     ]
@@ -379,8 +418,8 @@ def test_two_processes_train_what_one_does(small_folders, judge_folder, tmp_path
     assert json.loads((both / "status.json").read_text())["status"] == "done" and (both / "report.html").is_file()
 
 
-def test_an_edit_that_does_not_say_what_it_erases_is_refused(donor, tmp_path):
-    Edit({}, {}, {}).save(tmp_path / "bare.safetensors")
+def test_an_edit_that_does_not_say_what_it_erases_is_refused(tmp_path):
+    Edit({}, {}).save(tmp_path / "bare.safetensors")
     for given, says in (("null", "no edit"), (str(tmp_path / "bare.safetensors"), "does not say what it erases")):
         with pytest.raises(SystemExit, match=says):
             evaluate.main(configured("evaluate", [f"edit={given}", f"runs={tmp_path / 'runs'}"]))
@@ -415,3 +454,53 @@ def test_a_concept_of_the_users_own_is_one_file_anywhere(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), f"--config-dir={tmp_path}", "concept=my_bike", "--cfg=job"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "red bicycle" in shown and not (tmp_path / "runs").exists()
+
+
+def test_curves_of_many_resumptions_are_read_in_their_order(tmp_path):
+    for number, value in ((2, 0.5), (10, 0.25)):
+        (tmp_path / f"logs-{number}").mkdir()
+        (tmp_path / f"logs-{number}" / "metrics.csv").write_text(f"step,train/loss\n7,{value}\n")
+    assert read_curves(tmp_path) == {"train/loss": [(7, 0.25)]}
+
+
+def test_an_edited_method_file_is_another_run(small_folders, judge_folder, tmp_path):
+    """And a method is one file and one YAML, here the user's own, which no file of ours knows of."""
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "halved.yaml").write_text(
+        "defaults: [{override /parameters@_global_.parameters: cross_attention_kv}]\n"
+        "_target_: halved.Halved\nname: halved\n"
+    )
+    code = """
+from dataclasses import dataclass
+from unreel.methods.closed_form import ClosedFormMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved(ClosedFormMethod):
+    edits = ("denoiser",)
+
+    def solve(self, model, task, weights):
+        return {name: weight * FACTOR for name, weight in weights.items()}
+"""
+    options = [o for o in small_run(small_folders, judge_folder, tmp_path) if not o.startswith("method.")]
+    command = [sys.executable, str(ROOT / "train.py"), f"--config-dir={tmp_path / 'conf'}", *options, "method=halved",
+               "logger=none"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def runs_with(factor: str) -> set[str]:
+        (tmp_path / "halved.py").write_text(code.replace("FACTOR", factor))
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return {path.name for path in (tmp_path / "runs" / "train").iterdir()}
+
+    once = runs_with("0.5")
+    assert runs_with("0.5") == once and len(runs_with("0.25")) == 2
+    clips = {}
+    for run in (tmp_path / "runs" / "train").iterdir():
+        edit = Edit.load(run / "edit.safetensors")
+        assert edit.method == "halved" and all(re.search(r"attn2\.to_[kv]\.weight$", name) for name in edit.tensors)
+        assert (run / "unet" / "config.json").is_file() and not (run / "text_encoder").exists()
+        for s in read_scores(run / "scores.jsonl"):
+            clips.setdefault((s.stage, s.split), set()).add(s.clips)
+    assert len(clips["before", "forget"]) == 1 and len(clips["after", "forget"]) == 2
+    assert not clips["before", "forget"] & clips["after", "forget"], "an edited UNet was served from the cache"

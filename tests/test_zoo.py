@@ -16,7 +16,7 @@ from unreel.scores import read_scores
 from unreel.zoo import store
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import MAX_TOKENS
-from unreel.zoo.judges import Judge
+from unreel.zoo.judge import ZooJudge
 from unreel.zoo.readings import LONG
 from unreel.zoo.report import BARS, bar, title
 from unreel.zoo.words import candidates
@@ -114,7 +114,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
 
 @pytest.fixture(scope="module")
 def judge():
-    return Judge.from_folders(
+    return ZooJudge.from_folders(
         store.verified("judge"), store.verified("motion_judge"), store.verified("t2i") / "tokenizer"
     )
 

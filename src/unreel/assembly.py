@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ def check_processes(config: DictConfig, method: Method, concepts: int, device: s
     if processes == 1:
         return
     if not isinstance(method, GradientMethod):
-        raise ValueError(f"found trainer.devices={devices} for {method.name}, which trains nothing: expected trainer.devices=1")
+        raise ValueError(
+            f"found trainer.devices={devices} for {method.name}, which trains nothing: expected trainer.devices=1"
+        )
     sizes = method.data
     numbers = {"batch": sizes.batch, "pairs": sizes.pairs, "retain": -(-sizes.retain // concepts) * concepts}
     for name, number in numbers.items():

@@ -1,4 +1,4 @@
-"""Training batches: shots with noise and captions, a step at a time, and their embeddings, made when first asked for."""
+"""Training batches: shots with noise and captions, a step at a time, and what the denoiser reads of the captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +53,7 @@ class Batch:
     """What one training step sees.
 
     Attributes:
+        number: of the step, from 0; -1 of a probe.
         latents: clean latents of b shots, (b, *latent_shape); none for methods that need no shots.
         noise: like the latents.
         timesteps: (b,) integers.
@@ -61,6 +62,7 @@ class Batch:
         retain: captions that must keep their meaning.
     """
 
+    number: int
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
@@ -72,7 +74,8 @@ class Batch:
         """What process `rank` of several gets: every `processes`-th shot with its captions, and of the others."""
         count, own = len(self.latents), slice(rank, None, processes)
         forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
-        return Batch(self.latents[own], self.noise[own], self.timesteps[own], forget, anchors, self.retain[own])
+        latents, noise, timesteps = self.latents[own], self.noise[own], self.timesteps[own]
+        return Batch(self.number, latents, noise, timesteps, forget, anchors, self.retain[own])
 
 
 class Step:
@@ -144,13 +147,13 @@ class Batches:
     def batch(self, step: int) -> Batch:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, 3, step])
-        return self._draw(rng, self.sizes.batch, self.sizes.pairs, step * self.sizes.batch)
+        return self._draw(step, rng, self.sizes.batch, self.sizes.pairs, step * self.sizes.batch)
 
     def probe(self, count: int) -> Batch:
         """Always the same batch of `count` shots, none of whose noise is trained on: for looks at the donor."""
-        return self._draw(np.random.default_rng([self.seed, 5]), count, 0, 0)
+        return self._draw(-1, np.random.default_rng([self.seed, 5]), count, 0, 0)
 
-    def _draw(self, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
+    def _draw(self, number: int, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         latents, said, retain = [], [], []
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
@@ -170,4 +173,4 @@ class Batches:
         timesteps = self.model.sample_timesteps(len(stacked), generator)
         device = self.model.device
         forget, anchors = ([pair[k] for pair in said] for k in (0, 1))
-        return Batch(stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)
+        return Batch(number, stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)

@@ -28,7 +28,9 @@ class TrainingCaptions:
         contexts = surroundings.contexts(concept.part, False, rng, 96)
         self.contexts = [c for c in contexts if all(self._is_free(c, phrase) for phrase in concept.phrases)]
         if not self.contexts:
-            raise ValueError(f"{concept.slug}: the evaluation's prompts say all that training captions could say: use fewer")
+            raise ValueError(
+                f"{concept.slug}: the evaluation's prompts say all that training captions could say: use fewer"
+            )
         self.near = [*surroundings.neighbours(concept), *concept.other_senses]
 
     def pair(self, rng: np.random.Generator, shot: int | None = None) -> tuple[str, str]:

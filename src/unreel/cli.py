@@ -5,10 +5,12 @@ import functools
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -28,6 +30,13 @@ from unreel.runs import Run
 from unreel.scores import read_scores
 from unreel.sweeps import is_sweep, objectives_of, record_job
 from unreel.tables import left
+
+
+def command(main: Callable[[], Any]) -> None:
+    """Runs a Hydra command; `key=~/folder` means the home folder, which no shell puts there and Hydra cannot read."""
+    home = str(Path.home())
+    sys.argv = [re.sub(r"^([\w.@+/]+=)~(?=/|$)", lambda found: found[1] + home, argument) for argument in sys.argv]
+    main()
 
 
 def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:

@@ -16,6 +16,7 @@ _FORMS = {  # how a bare name is said, by kind
     "motion": ("{}",),
 }
 
+
 def _article(name: str) -> str:
     return "an" if name[:1].lower() in "aeiou" else "a"
 

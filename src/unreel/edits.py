@@ -1,4 +1,4 @@
-"""Edit: what a method returns. Changed tensors and settings of what is attached, and hashes of the weights it belongs to."""
+"""Edit: what a method returns. Changed tensors, settings of what is attached, hashes of the weights it belongs to."""
 
 import hashlib
 import json

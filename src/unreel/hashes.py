@@ -85,7 +85,9 @@ def _source(module: str) -> Path | None:
     """The file of a module's source; None of what is no module, or was typed into an interpreter."""
     try:
         loaded = sys.modules.get(module)
-        origin = getattr(loaded, "__file__", None) if loaded else getattr(importlib.util.find_spec(module), "origin", "")
+        origin = (
+            getattr(loaded, "__file__", None) if loaded else getattr(importlib.util.find_spec(module), "origin", "")
+        )
     except (ModuleNotFoundError, ValueError):
         return None
     return Path(origin) if origin and Path(origin).suffix == ".py" else None

@@ -80,7 +80,6 @@ def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int,
     return prompts("forget", concept.phrases, count, concept.part) + kept + other
 
 
-
 @dataclass(frozen=True)
 class Questions:
     """What is rendered: one prompt a clip and its seed, of all concepts, checked before anything is loaded."""

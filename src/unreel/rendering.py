@@ -119,9 +119,7 @@ class Renderer:
         alone = cache.locked(keys[0]) if edit is None and keys else nullcontext()
         with alone:  # other runs that want the same clips wait for them, those that want others do not
             seconds = self._render(cache, keys, [p.text for p in prompts], seeds, stage)
-        return Rendered(
-            self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps
-        )
+        return Rendered(self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps)
 
     def _render(
         self, cache: TensorCache, keys: list[str], texts: list[str], seeds: Sequence[int], stage: str
@@ -131,9 +129,7 @@ class Renderer:
         spent = {key: float(found["seconds"]) for key, found in kept.items() if found is not None}
         missing = [i for i, key in enumerate(keys) if key not in spent and key not in keys[:i]]
         with Progress(transient=True) as progress:
-            task = progress.add_task(
-                f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing)
-            )
+            task = progress.add_task(f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing))
             for start in range(0, len(missing), self.batch):
                 part, began = missing[start : start + self.batch], time.perf_counter()
                 clips = self.model.render([texts[i] for i in part], [seeds[i] for i in part])

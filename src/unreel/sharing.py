@@ -38,7 +38,7 @@ class Share:
 
 
 def plan(donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str]) -> list[Share]:
-    """Who is edited for whom. The donor's edit goes wherever it fits; elsewhere the method runs on the recipient itself.
+    """Who is edited for whom. The donor's edit goes where it fits; elsewhere the method runs on the recipient itself.
 
     Raises:
         ValueError: when it fits nowhere, or for a recipient that has other weights and on which the method cannot run,

@@ -1,7 +1,8 @@
 """The four-part grammar: texts that are put together from a vocabulary's phrases.
 
-A text is "a cat" + "jumping" + "on the beach" + "in the style of van gogh". The parts that surround a concept are shared
-out between training and evaluation, and so are the sentences around them, so that no text of the training is evaluated.
+A text is "a cat" + "jumping" + "on the beach" + "in the style of van gogh". The parts that surround a concept are
+shared out between training and evaluation, and so are the sentences around them, so that no text of the training is
+evaluated.
 """
 
 import itertools

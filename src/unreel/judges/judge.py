@@ -1,4 +1,4 @@
-"""Judge: the contract of models that say what clips show, and the record of what one saw. No training ever sees them."""
+"""Judge: the contract of models that say what clips show, and the record of what one saw. No training sees them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -74,12 +74,12 @@ class Judge(ABC):
         for part, phrase in asked:
             if part in self.parts:
                 self.name_of(part, phrase)
-        if self.num_frames is not None and any(part == "motion" for part, _ in asked):
-            if wrong := [n for n in num_frames if n not in (1, self.num_frames)]:
-                raise ValueError(
-                    f"found clips of {wrong[0]} frames: this judge reads motion in clips of {self.num_frames}; expected"
-                    f" num_frames={self.num_frames}, or another judge="
-                )
+        wrong = [n for n in num_frames if self.num_frames is not None and n not in (1, self.num_frames)]
+        if wrong and any(part == "motion" for part, _ in asked):
+            raise ValueError(
+                f"found clips of {wrong[0]} frames: this judge reads motion in clips of {self.num_frames}; expected"
+                f" num_frames={self.num_frames}, or another judge="
+            )
 
 
 @dataclass(frozen=True)

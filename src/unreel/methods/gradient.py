@@ -132,7 +132,9 @@ class ErasureModule(pl.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
-        if self.rails is not None and self.rails.gone >= self.rails.guard.patience:  # resumed after it had stopped early
+        if (
+            self.rails is not None and self.rails.gone >= self.rails.guard.patience
+        ):  # resumed after it had stopped early
             self.trainer.should_stop = True
 
     def look(self) -> None:

@@ -1,4 +1,4 @@
-"""Guard rails of a training: a trust region, evidence of how much of the concept is left, the best state, an early stop.
+"""Guard rails of a training: a trust region, evidence of what is left of the concept, the best state, an early stop.
 
 They are ours, and any gradient method may have them. Guarded, a step minimises
 

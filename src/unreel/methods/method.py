@@ -1,7 +1,7 @@
 """Method: the contract of every eraser, and the task that it is given. One paper, one file, one YAML.
 
-There are three kinds. A GradientMethod trains weights with Lightning, a ClosedFormMethod solves for them, a GuidanceMethod
-changes none and attaches itself to the pipeline instead.
+There are three kinds. A GradientMethod trains weights with Lightning, a ClosedFormMethod solves for them, and a
+GuidanceMethod changes none and attaches itself to the pipeline instead.
 """
 
 from abc import ABC, abstractmethod
@@ -92,8 +92,8 @@ class Method(ABC):
         for name in chosen:
             if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
                 raise ValueError(
-                    f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it changes"
-                    f" {', '.join(self.roles or self.edits)}"
+                    f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it"
+                    f" changes {', '.join(self.roles or self.edits)}"
                 )
 
     def facts(self, model: Model, edit: Edit) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any, Self
 
 import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
+from torch import Tensor
 
+from unreel.models.model import Conditioning
 from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import tiny_parts
 
@@ -68,9 +70,12 @@ class AnimateDiff(PipelineModel):
             pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **self.schedule)
         return pipeline
 
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        frames = noisy.shape[2]  # its UNet wants the text once a frame
+        each = {name: tensor.repeat_interleave(frames, 0) for name, tensor in conditioning.items()}
+        return super().predict(noisy, timesteps, Conditioning(each))
+
     @classmethod
     def tiny(cls) -> Self:
         pipeline = AnimateDiffPipeline(**tiny_parts(), motion_adapter=tiny_adapter())
-        return cls.of(
-            pipeline, num_frames=3, num_inference_steps=2, guidance_scale=4.0, name="tiny_animatediff"
-        )
+        return cls.of(pipeline, num_frames=3, num_inference_steps=2, guidance_scale=4.0, name="tiny_animatediff")

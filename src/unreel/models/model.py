@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model turns a prompt into what its denoiser reads. Two models that share an encoder may read it differently.
+    """How a model turns a prompt into what its denoiser reads. Models that share an encoder may read it differently.
 
     Attributes:
         max_length: tokens L that a prompt is padded or cut to.

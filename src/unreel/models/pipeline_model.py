@@ -89,9 +89,9 @@ class PipelineModel(Model):
         lr: float = 1e-5,
     ) -> None:
         for key, value in {**options, "fps": fps, "num_frames": num_frames}.items():
-            if key.startswith("num_") or key in ("fps", "video_length"):
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
+            counts = key.startswith("num_") or key in ("fps", "video_length")
+            if counts and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
         given = sources[""][0] == _IN_MEMORY
         self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
         self.options, self.name, self.dtype, self.lr = dict(options), name, dtype, lr

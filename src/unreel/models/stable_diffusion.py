@@ -1,4 +1,4 @@
-"""Models of the Stable Diffusion 1 and 2 family: images. The usual donor, and as a recipient what clips are compared with.
+"""Models of the Stable Diffusion 1 and 2 family: images. The usual donor; as a recipient what clips are compared with.
 
 Reference: Robin Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR 2022, arXiv
 2112.10752.
@@ -74,9 +74,7 @@ class StableDiffusion(PipelineModel):
         lr: float = 1e-5,
     ) -> None:
         options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        super().__init__(
-            {"": (folder, revision)}, options, name or str(folder), dtype, 1, 1, autocast, device, lr
-        )
+        super().__init__({"": (folder, revision)}, options, name or str(folder), dtype, 1, 1, autocast, device, lr)
 
     def _load(self) -> Any:
         return StableDiffusionPipeline.from_pretrained(

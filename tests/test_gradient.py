@@ -1,0 +1,172 @@
+"""The loss climbs, only the chosen tensors move, the guard rails hold."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from conftest import small_model
+from test_shots import VOCABULARY, make_shots, sizes
+from unreel.batches import Batches, Step
+from unreel.cache import TensorCache
+from unreel.captions import TrainingCaptions
+from unreel.concepts import to_concept
+from unreel.methods.few_shot import FewShot
+from unreel.methods.gradient import ErasureModule, LookAtDonor
+from unreel.methods.guard import Guard, GuardRails
+from unreel.methods.method import Task
+from unreel.models.stable_diffusion import StableDiffusion
+from unreel.shots import Shots
+from unreel.vocabulary import Surroundings
+from unreel.zoo.store import verified
+
+ADAM = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-8}
+GUARD = Guard(anchor_weight=1.0, retain_weight=3.0, max_drift=0.2, check_every=2, gone_below=0.05, patience=3, probes=4)
+SUBSETS = {
+    "all": ["all"], "mlp": ["mlp"], "attention": ["attention"], "mlp_attention": ["mlp", "attention"],
+    "mlp_final_attention": ["mlp", "final_attention"], "embeddings": ["embeddings"],
+}  # fmt: skip
+
+
+def few_shot(guard=None, optimizer=ADAM, **changes):
+    data = sizes(**changes)
+    return FewShot(name="few_shot", bounded=guard is not None, optimizer=optimizer, data=data, guard=guard)
+
+
+def trainer_of(steps, callbacks):
+    return pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=callbacks,
+    )  # fmt: skip
+
+
+def task_of(tmp_path, model, roles=("mlp", "final_attention"), **options):
+    shots = make_shots(tmp_path, **options)
+    shots.make(model)
+    return Task(shots.captions, list(roles), shots.seed, shots, trainer_of)
+
+
+def train(tmp_path, model, roles=("mlp", "final_attention"), guard=None, optimizer=ADAM, shots=2, seed=0, **changes):
+    """The module after its training, with the trained weights in the model."""
+    task = task_of(tmp_path, model, roles, shots=shots, seed=seed)
+    module = ErasureModule(few_shot(guard, optimizer, **changes), model, task)
+    clock = DataLoader(torch.arange(module.batches.steps), batch_size=None)
+    trainer_of(module.batches.steps, [LookAtDonor()]).fit(module, clock)
+    module.finish()
+    return module
+
+
+def step_of(tmp_path, model):
+    shots = make_shots(tmp_path)
+    shots.make(model)
+    batch = Batches(model, shots.captions, shots, sizes(), 0).batch(0)
+    return Step(model, model.reference(["text_encoder"]), batch)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_a_step_raises_the_denoising_error_on_the_same_tuple(tmp_path, prediction_type):
+    model = small_model(prediction_type, layers=2)
+    step, plain = step_of(tmp_path, model), few_shot()
+
+    def scalars():
+        return plain.loss(Step(model, step.reference, step.batch))
+
+    before, encoder = scalars()["forget_error"], model.components["text_encoder"]
+    optimizer = torch.optim.SGD(encoder.requires_grad_(True).parameters(), lr=1e-2)
+    scalars()["loss"].backward()
+    optimizer.step()
+    assert scalars()["forget_error"] > before
+    assert all(p.grad is None for key in ("denoiser", "vae") for p in model.components[key].parameters())
+
+
+def test_erasing_returns_the_change_and_leaves_the_model_as_it_was(tmp_path):
+    model = small_model(layers=2)
+    before = {key: copy.deepcopy(module.state_dict()) for key, module in model.components.items()}
+    edit = few_shot().erase(model, task_of(tmp_path, model))
+    assert edit.tensors and edit.method == "few_shot" and edit.provenance["facts"]["steps"] == 4
+    for key, module in model.components.items():
+        assert all(torch.equal(value, before[key][name]) for name, value in module.state_dict().items())
+        assert not any(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_exactly_the_chosen_tensors_move(tmp_path, subset):
+    model = small_model(layers=3)
+    frozen = {name: copy.deepcopy(model.components[name].state_dict()) for name in ("denoiser", "vae")}
+    module = train(tmp_path, model, SUBSETS[subset])
+    moved = set(module.edit().tensors)
+    unused = {name for name in module.trained if name.endswith("k_proj.bias")}  # softmax does not see a key's bias
+    assert moved | unused == set(module.trained) | unused and moved <= set(module.trained)
+    for name, before in frozen.items():
+        assert all(torch.equal(value, before[key]) for key, value in model.components[name].state_dict().items())
+
+
+def test_the_same_seed_makes_the_same_edit_and_another_makes_another(tmp_path):
+    edits = [train(tmp_path, small_model(layers=2), seed=seed).edit() for seed in (0, 0, 1)]
+    assert edits[0].hash == edits[1].hash != edits[2].hash
+
+
+@pytest.mark.parametrize("shots", [0, 1, 3])
+def test_any_number_of_shots_trains(tmp_path, shots):
+    assert train(tmp_path, small_model(layers=2), shots=shots).edit().tensors
+
+
+def test_the_bounded_loss_stops_climbing_where_the_caption_helps_no_more(tmp_path):
+    model = small_model(layers=2)
+    step = step_of(tmp_path, model)
+    same = Step(model, step.reference, replace(step.batch, forget=step.batch.anchors))
+    assert float(few_shot(GUARD).loss(same)["loss"]) == 0
+
+
+def test_the_trust_region_holds_retained_captions_where_plain_ascent_leaves_it(tmp_path):
+    fast = ADAM | {"lr": 3e-2}
+    drifts = {}
+    for name, guard in (("plain", None), ("guarded", GUARD)):
+        module = train(tmp_path, small_model(layers=2), guard=guard, optimizer=fast, steps=8)
+        rails = GuardRails(GUARD, module.model, module.reference, module.batches)
+        drifts[name] = rails.drift(module.batches.probe(4).retain)
+    assert drifts["plain"] > GUARD.max_drift >= drifts["guarded"]
+
+
+def test_a_training_that_runs_away_ends_with_the_last_good_state(tmp_path):
+    module = train(tmp_path, small_model(layers=2), optimizer=ADAM | {"lr": float("inf")})
+    assert "last good state" in module.stopped
+    assert all(torch.isfinite(p).all() for p in module.trained.values())
+
+
+def test_evidence_tells_which_of_two_concepts_the_donor_still_knows(tmp_path):
+    """On the zoo's own donor: an edit of van Gogh takes the evidence of van Gogh, and leaves that of the drum."""
+    painter = to_concept("van_gogh", {"kind": "style", "name": "van gogh"})
+    drum = to_concept("drum", {"kind": "object", "name": "drum"})
+    surroundings = Surroundings(VOCABULARY, [painter, drum], False)
+
+    def module_of(*concepts):
+        model = StableDiffusion(verified("t2i"), num_inference_steps=20, guidance_scale=4.0)
+        shots = Shots([TrainingCaptions(c, surroundings) for c in concepts], 2, 0, TensorCache(tmp_path))
+        shots.make(model)
+        guard = replace(GUARD, check_every=99, probes=16)
+        method = few_shot(guard, steps=24, batch=4, pairs=4, retain=8)
+        return ErasureModule(method, model, Task(shots.captions, ["mlp"], 0, shots, trainer_of))
+
+    alone, both = module_of(painter), module_of(painter, drum)
+    assert alone.rails.evidence() == [1.0]
+    trainer_of(24, []).fit(alone, DataLoader(torch.arange(24), batch_size=None))
+    both.restore(alone.state())
+    of_painter, of_drum = both.rails.evidence()
+    assert of_painter < 0.3 and of_drum > 0.7
+
+
+def test_what_is_rendered_at_a_step_is_what_the_trust_region_left(tmp_path):
+    model, drifts = small_model(layers=2), []
+
+    class Render(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step % GUARD.check_every == 0:
+                drifts.append(module.rails.drift(module.rails.probe.retain))
+
+    task = replace(task_of(tmp_path, model), trainer=lambda steps, callbacks: trainer_of(steps, [*callbacks, Render()]))
+    few_shot(GUARD, ADAM | {"lr": 3e-2}, steps=4).erase(model, task)
+    assert len(drifts) == 2 and max(drifts) <= GUARD.max_drift

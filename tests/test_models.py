@@ -1,0 +1,233 @@
+"""Models: every family and prediction type against diffusers' own, and roles by the model's real depth."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import unreel.models
+from conftest import small_model
+from unreel.cache import TensorCache
+from unreel.models.animatediff import AnimateDiff
+from unreel.models.model import Model
+from unreel.models.modelscope import ModelScope
+from unreel.models.roles import select
+from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
+from unreel.records import Prompt
+from unreel.rendering import Renderer
+
+MODULES = [
+    importlib.import_module(f"unreel.models.{found.name}") for found in pkgutil.iter_modules(unreel.models.__path__)
+]
+FAMILIES = sorted(
+    {
+        c
+        for m in MODULES
+        for _, c in inspect.getmembers(m, inspect.isclass)
+        if issubclass(c, Model) and "_load" in vars(c)
+    }
+    - {m.PipelineModel for m in MODULES if hasattr(m, "PipelineModel")},
+    key=lambda c: c.__name__,
+)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
+def tiny(request):
+    return request.param.tiny()
+
+
+def clip_text(layers, width, inner):
+    with torch.device("meta"):
+        return CLIPTextModel(CLIPTextConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=inner))
+
+
+def select_text(encoder, roles):
+    return select({"text_encoder": encoder}, roles)
+
+
+def count(encoder, roles):
+    sizes = {f"text_encoder/{name}": p.numel() for name, p in encoder.named_parameters()}
+    return sum(sizes[name] for name in select_text(encoder, roles))
+
+
+def test_roles_have_the_published_sizes_on_clip_l():
+    encoder = clip_text(12, 768, 3072)
+    assert count(encoder, ["mlp"]) == 56_669_184  # Fuchi & Takagi 2024: 12 (768 3072 2 + 3072 + 768)
+    assert count(encoder, ["final_attention"]) == 2_362_368  # 4 (768 768 + 768)
+    assert count(encoder, ["mlp", "text_encoder.final_attention"]) == 56_669_184 + 2_362_368
+    assert count(encoder, ["all"]) == sum(p.numel() for p in encoder.parameters())
+    assert count(encoder, ["embeddings"]) == encoder.config.vocab_size * 768
+
+
+@pytest.mark.parametrize("layers", [4, 12, 23])
+def test_the_final_attention_is_the_last_there_is_and_the_first_layer_the_first(layers):
+    names = select_text(clip_text(layers, 32, 64), ["final_attention"])
+    assert len(names) == 8 and all(f".layers.{layers - 1}." in name for name in names)
+    assert all(".layers.0." in name for name in select_text(clip_text(layers, 32, 64), ["first_layer"]))
+
+
+def test_a_selection_that_matches_nothing_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match=r"'lora' matches nothing; roles: all, .*mlp\.fc1\.weight"):
+        select_text(clip_text(2, 32, 64), ["mlp", "lora"])
+
+
+def test_cross_attention_is_where_text_enters_and_nothing_else_is(tiny):
+    """What the roles call cross-attention reads the text; without it the denoiser is deaf to the prompt."""
+    names = tiny.select(["denoiser.cross_attention.kv"])
+    every = tiny.select(["denoiser.all"])
+    assert names and set(tiny.select(["denoiser.cross_attention"])) >= set(names)
+    assert set(tiny.select(["denoiser.cross_attention"])) | set(tiny.select(["denoiser.not_cross_attention"])) == set(
+        every
+    )
+    denoiser = dict(tiny.components["denoiser"].named_parameters())
+    with torch.no_grad():
+        for name in names:
+            denoiser[name.split("/")[1]].zero_()
+    latents = torch.randn(2, *tiny.latent_shape, generator=torch.Generator().manual_seed(0))[:1].expand(
+        2, *tiny.latent_shape
+    )
+    with torch.no_grad():
+        told = tiny.predict(latents, torch.tensor([500, 500]), tiny.encode_prompt(["a cat", "a drum at night"]))
+    assert torch.allclose(told[0], told[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_noise_and_targets_are_those_of_diffusers(prediction_type):
+    model = small_model(prediction_type, layers=2)
+    scheduler = model.pipeline.scheduler
+    latents, noise = torch.randn(2, 3, 4, 16, 16).unbind()
+    timesteps = torch.tensor([0, 500, 999])
+    noisy, target = model.noised(latents, noise, timesteps)
+    assert torch.allclose(noisy, scheduler.add_noise(latents, noise, timesteps), atol=1e-6)
+    wanted = {"epsilon": noise, "sample": latents, "v_prediction": scheduler.get_velocity(latents, noise, timesteps)}
+    assert torch.allclose(target, wanted[prediction_type], atol=1e-6)
+    assert torch.allclose(model.noise_of(target, noisy, timesteps)[1:], noise[1:], atol=1e-4)
+
+
+def test_flow_noise_and_target_lie_on_the_straight_path():
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    model = StableDiffusion.of(pipeline, num_inference_steps=2, guidance_scale=1.0)
+    latents, noise = torch.randn(2, 2, 4, 16, 16).unbind()
+    noisy, target = model.noised(latents, noise, torch.tensor([249, 999]))
+    assert torch.allclose(noisy[1], noise[1])
+    assert torch.allclose(noisy[0] - 0.25 * target[0], latents[0], atol=1e-5)
+    assert torch.allclose(model.noise_of(target, noisy, torch.tensor([249, 999])), noise, atol=1e-5)
+
+
+def test_a_flow_donor_generates_along_the_path_that_it_is_trained_on():
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    model = StableDiffusion.of(pipeline, num_inference_steps=4, guidance_scale=4.0)
+    clips = model.render(["a cat"], [0])
+    assert clips.shape == (1, 1, 3, 32, 32) and clips.isfinite().all()
+    scheduler = model.pipeline.scheduler
+    scheduler.set_timesteps(20)
+    clean, noise = torch.zeros(20, 4, 1, 1), torch.ones(20, 4, 1, 1)
+    shares = model.noised(clean, noise, scheduler.timesteps)[0][:, 0, 0, 0]
+    assert torch.allclose(shares, scheduler.sigmas[:20], atol=0.002)
+
+
+def test_an_unknown_prediction_type_is_refused():
+    pipeline = tiny_pipeline()
+    pipeline.scheduler.register_to_config(prediction_type="score")
+    with pytest.raises(ValueError, match="score"):
+        StableDiffusion.of(pipeline)
+
+
+def test_prompts_are_encoded_as_the_pipeline_encodes_them(tiny):
+    wanted, _ = tiny.pipeline.encode_prompt(["a cat on the beach", ""], "cpu", 1, False)
+    assert torch.equal(tiny.encode_prompt(["a cat on the beach", ""])["prompt_embeds"], wanted)
+
+
+def test_a_clip_depends_on_its_prompt_and_its_seed_alone(tiny):
+    prompts, seeds = ["a cat on the beach", "a drum", "a drum"], [8, 8, 9]
+    clips = tiny.render(prompts, seeds)
+    assert clips.shape == (3, tiny.num_frames, 3, 32, 32) and clips.dtype == torch.float32
+    assert clips.min() >= 0 and clips.max() <= 1 and clips.std() > 0
+    assert (clips[1] - clips[2]).abs().max() > 0.01, "another seed, the same clip"
+    assert (clips[1] - clips[0]).abs().max() > 0.003, "another prompt, the same clip"
+    alone = tiny.render(prompts[1:2], seeds[1:2])
+    assert torch.allclose(alone[0], clips[1], atol=1e-3), "the clip changes with its batch"
+
+
+def test_conditioning_renders_what_its_text_renders(tiny):
+    with torch.no_grad():
+        conditioning = tiny.encode_prompt(["a cat on the beach", "a drum"])
+    assert torch.equal(tiny.render(conditioning, [3, 4]), tiny.render(["a cat on the beach", "a drum"], [3, 4]))
+    assert "encode_prompt" not in vars(tiny.pipeline), "the pipeline was left patched"
+
+
+def test_latents_have_the_familys_layout_and_come_back_as_pixels(tiny):
+    clips = torch.rand(2, tiny.num_frames if len(tiny.latent_shape) == 4 else 1, 3, 32, 32) * 2 - 1
+    latents = tiny.encode_pixels(clips, torch.Generator().manual_seed(0))
+    assert latents.shape == (2, *tiny.latent_shape)
+    assert torch.equal(latents, tiny.encode_pixels(clips, torch.Generator().manual_seed(0)))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    timesteps = tiny.sample_timesteps(2, torch.Generator().manual_seed(1))
+    noisy, target = tiny.noised(latents, noise, timesteps)
+    with torch.no_grad():
+        assert tiny.predict(noisy, timesteps, tiny.encode_prompt(["a cat", "a drum"])).shape == target.shape
+
+
+def test_a_reference_keeps_its_weights_when_the_models_change(tiny):
+    reference = tiny.reference(["text_encoder", "denoiser"])
+    before = reference.render(["a cat"], [0])
+    with torch.no_grad():
+        for key in ("text_encoder", "denoiser"):
+            for parameter in tiny.components[key].parameters():
+                parameter.add_(0.1)
+    assert torch.equal(reference.render(["a cat"], [0]), before)
+    assert not torch.equal(tiny.render(["a cat"], [0]), before)
+    assert reference.components["vae"] is tiny.components["vae"]
+
+
+def test_a_model_is_loaded_when_it_is_used_and_can_be_released(small_folders):
+    model = AnimateDiff(small_folders / "sd", small_folders / "adapter", num_frames=3, num_inference_steps=2)
+    content = model.content
+    assert model._pipeline is None, "its content is told by its files"
+    first = model.render(["a cat"], [0])
+    model.release()
+    assert model._pipeline is None
+    assert torch.equal(model.render(["a cat"], [0]), first) and model.content == content
+
+
+def test_a_run_is_the_same_on_every_machine_but_its_cached_clips_are_not(small_folders, tmp_path, monkeypatch):
+    """A machine without bfloat16 renders other bits, which the others must not take for theirs."""
+    made = {}
+    for computes in (True, False):
+        for module in ("models.pipeline_model", "rendering"):
+            monkeypatch.setattr(f"unreel.{module}.computes_bfloat16", lambda _, computes=computes: computes)
+        model = AnimateDiff(
+            small_folders / "sd", small_folders / "adapter", num_frames=3, num_inference_steps=2, autocast=True
+        )
+        renderer = Renderer(model, TensorCache(tmp_path), TensorCache(tmp_path / "own"), 1)
+        made[computes] = model.content, renderer.render([Prompt("a drum", "forget", ())], [8], "before").clips[0]
+    assert made[True][0] == made[False][0] and not torch.equal(made[True][1], made[False][1])
+
+
+def test_a_folder_that_holds_no_video_unet_is_one_line(small_folders, tmp_path):
+    with pytest.raises(ValueError, match="expected the folder of a UNet3DConditionModel"):
+        ModelScope(small_folders / "sd", unet=tmp_path)
+
+
+def test_a_video_unet_beside_the_pipeline_takes_the_place_of_its_own(small_folders):
+    model = ModelScope(small_folders / "sd", small_folders / "modelscope" / "unet", num_frames=3, num_inference_steps=2)
+    assert model.render(["a cat"], [0]).shape == (1, 3, 3, 32, 32)
+
+
+def test_the_home_folder_is_expanded(small_folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(small_folders))
+    assert StableDiffusion("~/sd").content == StableDiffusion(small_folders / "sd").content
+    with pytest.raises(ValueError, match="~/nowhere: expected a diffusers folder"):
+        StableDiffusion("~/nowhere")
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True])
+def test_a_number_of_frames_that_is_none_is_refused_before_anything_is_loaded(small_folders, number):
+    with pytest.raises(ValueError, match="num_frames"):
+        AnimateDiff(small_folders / "sd", small_folders / "adapter", num_frames=number)
