@@ -6,18 +6,7 @@ python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
 import hydra
 from omegaconf import DictConfig
 
-from unreel.assembly import (
-    check_space,
-    device_of,
-    evaluation_of,
-    judge_of,
-    loggers_of,
-    metrics_of,
-    questions_of,
-    recipients_of,
-    rescoring,
-    run_of,
-)
+from unreel import assembly
 from unreel.cli import as_job, command, print_result, quiet_libraries
 from unreel.edits import Edit
 from unreel.page import write_report
@@ -31,12 +20,14 @@ def main(config: DictConfig) -> Run:
     if not config.edit:
         raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
     edit = Edit.load(config.edit)
-    config = rescoring(edit, config)
-    questions, device = questions_of(config), device_of(config)
-    check_space(config)
-    recipients = recipients_of(config, device)
-    judge, facts = judge_of(config, questions, recipients, device), edit.provenance["facts"]
-    run = run_of(config, questions, [*recipients, judge, *metrics_of(config)], [edit.hash], facts.get("most_steps"))
+    config = assembly.rescoring(edit, config)
+    questions, device = assembly.questions_of(config), assembly.device_of(config)
+    assembly.check_space(config)
+    recipients = assembly.recipients_of(config, device)
+    judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
+    run = assembly.run_of(
+        config, questions, [*recipients, judge, *assembly.metrics_of(config)], [edit.hash], facts.get("most_steps")
+    )
     if run.is_done():
         print_result(run)
         return run
@@ -45,8 +36,8 @@ def main(config: DictConfig) -> Run:
         edit.check(recipient)
     with run.working() as todo:
         if todo:
-            loggers = loggers_of(config, run, questions.concepts)
-            evaluation = evaluation_of(config, questions, recipients, judge, run, loggers)
+            loggers = assembly.loggers_of(config, run, questions.concepts)
+            evaluation = assembly.evaluation_of(config, questions, recipients, judge, run, loggers)
             evaluation.look("before")
             evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
             edit.save(run.folder / "edit.safetensors")

@@ -5,30 +5,17 @@ python train.py -m concept=glob(*) shots=1,2,4,8 parameters=mlp,attention
 """
 
 from dataclasses import replace
+from functools import partial
 
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from unreel.assembly import (
-    built,
-    cache_of,
-    check_processes,
-    check_space,
-    device_of,
-    evaluation_of,
-    judge_of,
-    loggers_of,
-    metrics_of,
-    questions_of,
-    recipients_of,
-    run_of,
-    trainer_of,
-)
+from unreel import assembly
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.cli import as_job, command, print_result, quiet_libraries
-from unreel.edits import export_components
+from unreel.edits import Edit, export_components
 from unreel.evaluation import Evaluation
 from unreel.methods.method import Method, Task
 from unreel.models.model import Model
@@ -43,16 +30,18 @@ from unreel.shots import Shots
 def main(config: DictConfig) -> Run:
     quiet_libraries()
     # every check before anything expensive: nothing is loaded until the run is known to be unfinished
-    questions, device, method = questions_of(config), device_of(config), built(config.method)
+    questions, device, method = assembly.questions_of(config), assembly.device_of(config), assembly.built(config.method)
     texts = [prompt.text for prompt in questions.prompts]
     captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
-    shots = Shots(captions, config.shots, config.seed, cache_of(config))
-    check_space(config)
-    check_processes(config, method, len(captions), device)
-    donor, recipients = built(config.t2i, device=device), recipients_of(config, device)
-    judge = judge_of(config, questions, recipients, device)
+    shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
+    assembly.check_space(config)
+    assembly.check_processes(config, method, len(captions), device)
+    donor, recipients = assembly.built(config.t2i, device=device), assembly.recipients_of(config, device)
+    judge = assembly.judge_of(config, questions, recipients, device)
     steps = method.most_steps(len(captions), config.shots)
-    run = run_of(config, questions, [donor, *recipients, judge, method, *metrics_of(config)], [shots.content], steps)
+    run = assembly.run_of(
+        config, questions, [donor, *recipients, judge, method, *assembly.metrics_of(config)], [shots.content], steps
+    )
     if run.is_done():
         print_result(run)
         return run
@@ -61,42 +50,40 @@ def main(config: DictConfig) -> Run:
         shares = plan(donor, recipients, method, config.parameters.roles)
     with run.working() as todo:
         if todo:
-            loggers = loggers_of(config, run, questions.concepts)
-            evaluation = evaluation_of(config, questions, recipients, judge, run, loggers)
-            task = Task(captions, list(config.parameters.roles), config.seed, shots, checkpoint=run.checkpoint)
-            carry_out(config, run, evaluation, donor, method, task, shares, device)
+            loggers = assembly.loggers_of(config, run, questions.concepts)
+            evaluation = assembly.evaluation_of(config, questions, recipients, judge, run, loggers)
+            task = Task(captions, list(config.parameters.roles), config.seed, shots)
+            carry_out(config, run, evaluation, donor, method, task, shares)
     if is_first_process():
         print_result(run)
     return run
 
 
 def carry_out(
-    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task,
-    shares: list[Share], device: str,
-) -> None:  # fmt: skip
-    """Shots, edits, clips and report of one run."""
+    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task, shares: list[Share]
+) -> None:
+    """Shots, edits, clips and report of one run. Several edits: the first is in the run folder, the others below it."""
     pl.seed_everything(config.seed, verbose=False)
     if is_first_process():
         evaluation.look("before")
+    shots = task.shots
+    assert shots is not None
     if "shots" in method.needs:
         with run.timed("shots"):
-            task.shots.make(donor)
-    edits = {}
+            shots.make(donor)
+    edits: dict[str, Edit] = {}
     for share in shares:
         names = [model.name for model in share.recipients]
+        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
         looks = RenderClips(evaluation, names, config.evaluation.at_steps)
-
-        def trainer(steps: int, callbacks: list, looks: pl.Callback = looks) -> pl.Trainer:
-            return trainer_of(config, run, steps, device, evaluation.loggers, [*callbacks, looks])
-
+        trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
         with run.timed("training"):
-            edit = method.erase(share.maker, replace(task, trainer=trainer))
+            edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
         if not is_first_process():  # one of several processes: the first one goes on
             return
         settings = OmegaConf.to_container(config, resolve=True)
         edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
         edits |= dict.fromkeys(names, edit)
-        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
         edit.save(where / "edit.safetensors")
         with edit.applied(share.maker):
             export_components(share.maker, edit.components, where)
@@ -104,7 +91,7 @@ def carry_out(
     run.message = facts["stopped"]
     evaluation.look("after", edits, facts["steps"])
     with run.timed("report"):
-        write_report(run, evaluation.looks, evaluation.scores, facts, list(task.shots.all_pixels()))
+        write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()))
 
 
 if __name__ == "__main__":

@@ -216,12 +216,23 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, aside)
 
 
+def checkpoint_in(folder: Path) -> Path | None:
+    """The last checkpoint of a training there, if it was killed after it wrote one."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
 def trainer_of(
-    config: DictConfig, run: Run, steps: int, device: str, loggers: Sequence[Logger], callbacks: Sequence[pl.Callback]
+    config: DictConfig,
+    folder: Path,
+    loggers: Sequence[Logger],
+    looks: pl.Callback,
+    steps: int,
+    callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
-    """Lightning's Trainer; checkpoints go to the run folder."""
+    """Lightning's Trainer; its checkpoints go to the folder, and `looks` comes after the method's own callbacks."""
     checkpoint = ModelCheckpoint(
-        run.folder / "checkpoints",
+        folder / "checkpoints",
         save_last=True,
         save_top_k=0,
         every_n_train_steps=config.checkpoint_every,
@@ -230,8 +241,8 @@ def trainer_of(
     return built(
         config.trainer,
         max_steps=steps,
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
+        accelerator="gpu" if device_of(config).startswith("cuda") else "cpu",
         logger=list(loggers),
         plugins=[WholeCheckpoints()],
-        callbacks=[*callbacks, RichProgressBar(), checkpoint],
+        callbacks=[*callbacks, looks, RichProgressBar(), checkpoint],
     )

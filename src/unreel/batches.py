@@ -35,7 +35,7 @@ class BatchSizes:
     retain: int
 
     def __post_init__(self) -> None:
-        numbers = [self.steps or self.epochs, self.batch, self.pairs, self.retain]
+        numbers: list[Any] = [self.steps or self.epochs, self.batch, self.pairs, self.retain]
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
         if (self.steps is None) == (self.epochs is None) or not whole or min(numbers[:2]) < 1 or min(numbers[2:]) < 0:
             raise ValueError(f"found steps={self.steps}, epochs={self.epochs}, batch={self.batch}, pairs={self.pairs},"

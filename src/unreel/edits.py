@@ -84,7 +84,8 @@ class Edit:
     @classmethod
     def between(cls, reference: Any, edited: Any, names: Sequence[str], method: str = "") -> "Edit":
         """What differs, to the bit, in some components of two models (or pipelines), the first one as it was."""
-        before, after, changed = components_of(reference), components_of(edited), {}
+        before, after = components_of(reference), components_of(edited)
+        changed: dict[str, Tensor] = {}
         for key in names:
             old = dict(before[key].named_parameters())
             changed |= {
@@ -152,9 +153,9 @@ class Edit:
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged (its metadata: {error}): make the edit again") from None
         if metadata["format"] == FORMATS[0]:
-            old = {"tensors": edit.tensors, "base": edit.base}
-            new = {key: {f"text_encoder/{name}": v for name, v in named.items()} for key, named in old.items()}
-            edit = cls(**new, method=edit.method, provenance=edit.provenance)
+            tensors = {f"text_encoder/{name}": tensor for name, tensor in edit.tensors.items()}
+            base = {f"text_encoder/{name}": digest for name, digest in edit.base.items()}
+            edit = cls(tensors, base, provenance=edit.provenance)
         if edit.hash != metadata.get("hash"):
             raise ValueError(f"{path} is damaged (its content has hash {edit.hash}, not {metadata.get('hash')})")
         return edit
@@ -245,7 +246,7 @@ def method_named(stem: str) -> Any:
         folders = [Path(str(source.path).removeprefix("file://")) / "method" for source in sources] + folders
     for path in (folder / f"{stem}.yaml" for folder in folders):
         if path.is_file():
-            return hydra.utils.get_class(str(OmegaConf.load(path)["_target_"]))
+            return hydra.utils.get_class(str(OmegaConf.select(OmegaConf.load(path), "_target_")))
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise ValueError(f"the edit was made by the method {stem!r}, which is not known here: {', '.join(known)}")
 

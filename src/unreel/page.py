@@ -142,7 +142,7 @@ def write_report(
             )  # fmt: skip
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, interval=interval, facts=facts,
         curves=curves_of(run.folder),
         provenance=run.provenance, shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,

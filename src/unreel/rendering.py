@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -26,7 +27,7 @@ class StoredClips(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+    def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return StoredClips(self.cache, self.keys[i])
         kept = self.cache.load(self.keys[i])

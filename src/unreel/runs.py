@@ -113,12 +113,6 @@ class Run:
             raise ValueError(f"{path} is damaged ({error}): remove that folder, or choose another output") from None
 
     @property
-    def checkpoint(self) -> Path | None:
-        """The last checkpoint, if the run was killed after it wrote one."""
-        path = self.folder / "checkpoints" / "last.ckpt"
-        return path if path.is_file() else None
-
-    @property
     def rendered(self) -> Path:
         """Where the clips of its edits are kept until it is done."""
         return self.folder / "rendered"

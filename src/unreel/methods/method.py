@@ -28,7 +28,7 @@ class Task:
         captions: of each concept, with the concept itself.
         roles: which weights may change, as in `Model.select`.
         seed: of everything random.
-        shots: made by the model, or None for a method that needs none.
+        shots: of the concepts, made by the model; for methods that need them.
         trainer: gives a Lightning Trainer for so many steps, whose first callbacks are the given ones.
         checkpoint: where a killed training goes on, if one was.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Model(ABC):
 
     @property
     @abstractmethod
-    def components(self) -> Mapping[str, nn.Module]:
-        """text_encoder (text_encoder_2, ...), denoiser and vae: the names that edits use."""
+    def components(self) -> Mapping[str, Any]:
+        """text_encoder (text_encoder_2, ...), denoiser and vae, each an nn.Module: the names that edits use."""
 
     @property
     @abstractmethod

@@ -136,7 +136,7 @@ class PipelineModel(Model):
             self._pipeline = None
 
     @property
-    def components(self) -> Mapping[str, nn.Module]:
+    def components(self) -> Mapping[str, Any]:
         pipeline = self.pipeline
         return {
             "text_encoder": pipeline.text_encoder, "denoiser": getattr(pipeline, self.denoiser), "vae": pipeline.vae
