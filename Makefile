@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.stamp
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
 
 # Large tensors are freed and asked for again at every step. With glibc's defaults each goes back to the system, and on
 # CPU half of a training's time was page faults (system time 50 % before, 4 % after, of the VAE stage).
@@ -21,36 +22,48 @@ export MALLOC_TOP_PAD_ ?= 268435456
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+# What a run needs; what tests and checks need besides (ray, submitit, optuna, the linters) comes with those targets.
+$(RUN): pyproject.toml constraints.txt
+	$(call install,.)
+
+$(DEV): pyproject.toml constraints.txt
+	$(call install,.[dev])
+	@touch $(RUN)
+
+define install
+	@echo "setting up $(VENV) for $(1): PyTorch's CUDA build is several GB"
+	@started=$$(date +%s); $(PYTHON) -m venv $(VENV) \
+	&& $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(1)" \
+	&& echo "set up in $$(( $$(date +%s) - started )) s, $$(du -sh $(VENV) | cut -f1)"
 	@touch $@
+endef
 
-setup: $(STAMP) ## make the environment (the other targets do so by themselves)
+setup: $(RUN) ## make the environment of a run (the other targets set themselves up)
 
-check: $(STAMP) ## lint, formatting and types
+check: $(DEV) ## lint, formatting, types and import order
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
-test: $(STAMP) ## the fast tests
+test: $(DEV) ## the fast tests
 	$(PY) -m pytest $(ARGS)
 
-test-slow: $(STAMP) ## the slow tests alone
+test-slow: $(DEV) ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
 
-run: $(STAMP) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
+run: $(RUN) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
 	$(PY) train.py concept=van_gogh shots=4 $(ARGS)
 
-report: $(STAMP) ## one page over many runs: make report ARGS=runs/claims
+report: $(RUN) ## one page over many runs: make report ARGS=runs/claims
 	$(PY) report.py $(ARGS)
 
-zoo: $(STAMP) ## retrain every model of the zoo (continues after a kill), score it and write its cards
+zoo: $(RUN) ## retrain every model of the zoo (continues after a kill), score it and write its cards
 	$(PY) -m unreel.zoo.pretrain stage=all $(ARGS)
 	$(PY) -m unreel.zoo.report
 	$(PY) -m unreel.zoo.cards runs/zoo_report/scores.jsonl
 
-zoo-report: $(STAMP) ## render and score the zoo's models
+zoo-report: $(RUN) ## render and score the zoo's models
 	$(PY) -m unreel.zoo.report $(ARGS)
 
 clean: ## remove caches and build output; keeps .venv and runs/

@@ -182,7 +182,7 @@ def run_of(
     """
     code = code_hash([*parts, Evaluation, Run])
     contents = [part.content for part in parts if hasattr(part, "content")]
-    prompts = [f"{p.text}|{p.split}|{p.shows}|{s}" for p, s in zip(questions.prompts, questions.seeds, strict=True)]
+    prompts = [repr((prompt, seed)) for prompt, seed in zip(questions.prompts, questions.seeds, strict=True)]
     return Run(config, questions.concepts, [code, *contents, *content, *prompts], steps)
 
 

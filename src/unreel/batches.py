@@ -23,6 +23,8 @@ class BatchSizes:
         batch: shots a step, each with a caption.
         pairs: captions a step beside those, for losses on embeddings alone.
         retain: retained captions a step.
+        table: how many tuples of shot, noise, timestep and caption there are of each concept. All steps draw from them,
+            so that what the frozen model makes of them is computed once. None: every step has new ones.
 
     Raises:
         ValueError: for numbers that will not do.
@@ -33,11 +35,12 @@ class BatchSizes:
     batch: int
     pairs: int
     retain: int
+    table: int | None = None
 
     def __post_init__(self) -> None:
-        numbers: list[Any] = [self.steps or self.epochs, self.batch, self.pairs, self.retain]
+        numbers: list[Any] = [self.steps or self.epochs, self.batch, self.table or 1, self.pairs, self.retain]
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if (self.steps is None) == (self.epochs is None) or not whole or min(numbers[:2]) < 1 or min(numbers[2:]) < 0:
+        if (self.steps is None) == (self.epochs is None) or not whole or min(numbers[:3]) < 1 or min(numbers[3:]) < 0:
             raise ValueError(f"found steps={self.steps}, epochs={self.epochs}, batch={self.batch}, pairs={self.pairs},"
                              f" retain={self.retain}: expected steps or epochs, a batch of 1 or more, and no negative"
                              " number")  # fmt: skip
@@ -60,6 +63,7 @@ class Batch:
         forget: captions that name the concept; the first b belong to the latents, and say what a generated shot shows.
         anchors: the same captions with the anchor in its place.
         retain: captions that must keep their meaning.
+        entries: where in the table the b shots are; none without a table.
     """
 
     number: int
@@ -69,13 +73,14 @@ class Batch:
     forget: list[str]
     anchors: list[str]
     retain: list[str]
+    entries: Sequence[int] = ()
 
     def share(self, rank: int, processes: int) -> "Batch":
         """What process `rank` of several gets: every `processes`-th shot with its captions, and of the others."""
         count, own = len(self.latents), slice(rank, None, processes)
         forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
         latents, noise, timesteps = self.latents[own], self.noise[own], self.timesteps[own]
-        return Batch(self.number, latents, noise, timesteps, forget, anchors, self.retain[own])
+        return Batch(self.number, latents, noise, timesteps, forget, anchors, self.retain[own], self.entries[own])
 
 
 class Step:
@@ -143,11 +148,34 @@ class Batches:
     ) -> None:
         self.model, self.captions, self.shots, self.sizes, self.seed = model, list(captions), shots, sizes, seed
         self.steps = sizes.most_steps(len(self.captions), shots.shots if shots else 0)
+        self.chances: np.ndarray | None = None  # of each entry of the table to be drawn, relative; None: all alike
+
+    @cached_property
+    def table(self) -> Batch | None:
+        """All tuples that the steps draw their shots from; entry i is of concept i modulo their number."""
+        if self.sizes.table is None or self.shots is None:
+            return None
+        return self._draw(-1, np.random.default_rng([self.seed, 7]), self.sizes.table * len(self.captions), 0, 0)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step."""
-        rng = np.random.default_rng([self.seed, 3, step])
-        return self._draw(step, rng, self.sizes.batch, self.sizes.pairs, step * self.sizes.batch)
+        rng, first = np.random.default_rng([self.seed, 3, step]), step * self.sizes.batch
+        if (table := self.table) is None:
+            return self._draw(step, rng, self.sizes.batch, self.sizes.pairs, first)
+        entries = [self._entry(rng, i % len(self.captions)) for i in range(first, first + self.sizes.batch)]
+        rest = self._draw(step, rng, 0, self.sizes.pairs, first)
+        said = ([texts[i] for i in entries] for texts in (table.forget, table.anchors))
+        forget, anchors = (own + more for own, more in zip(said, (rest.forget, rest.anchors), strict=True))
+        latents, noise, timesteps = (t[entries] for t in (table.latents, table.noise, table.timesteps))
+        return Batch(step, latents, noise, timesteps, forget, anchors, rest.retain, entries)
+
+    def _entry(self, rng: np.random.Generator, concept: int) -> int:
+        """One of the concept's entries of the table, by `chances`; all alike where none has any."""
+        assert self.sizes.table is not None
+        chances = np.ones(self.sizes.table)
+        if self.chances is not None and self.chances[concept :: len(self.captions)].sum() > 0:
+            chances = self.chances[concept :: len(self.captions)]
+        return int(rng.choice(len(chances), p=chances / chances.sum())) * len(self.captions) + concept
 
     def probe(self, count: int) -> Batch:
         """Always the same batch of `count` shots, none of whose noise is trained on: for looks at the donor."""
@@ -174,3 +202,15 @@ class Batches:
         device = self.model.device
         forget, anchors = ([pair[k] for pair in said] for k in (0, 1))
         return Batch(number, stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)
+
+
+@torch.no_grad()
+def denoising_errors(model: Model, batch: Batch, texts: list[str], at_a_time: int) -> Tensor:
+    """The model's mean squared error on each of the batch's b shots under these b captions, (b,), a few at a time."""
+    noisy, target = model.noised(batch.latents, batch.noise, batch.timesteps)
+    conditioning, errors = model.encode_prompt(texts), []
+    for i in range(0, len(noisy), at_a_time):
+        few = slice(i, i + at_a_time)
+        predicted = model.predict(noisy[few], batch.timesteps[few], conditioning.rows(few))
+        errors.append((predicted - target[few]).square().flatten(1).mean(1))
+    return torch.cat(errors)

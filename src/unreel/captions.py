@@ -73,6 +73,11 @@ class TrainingCaptions:
         said = [SENTENCES[(int(which) + i) % len(SENTENCES)].format(text) for i in range(len(SENTENCES))]
         return next((each for each in said if each.casefold() not in self.evaluated), said[0])
 
+    def _can_be_said(self, text: str) -> bool:
+        """Whether the evaluation says neither the text alone nor all sentences around it."""
+        said = [sentence.format(text).casefold() for sentence in SENTENCES]
+        return text.casefold() not in self.evaluated and any(each not in self.evaluated for each in said)
+
     def _context(self, rng: np.random.Generator, phrase: str) -> dict[str, str]:
         """Some of the parts around a phrase, each left out now and then, as no evaluation says them."""
         while True:
@@ -84,6 +89,6 @@ class TrainingCaptions:
     def _is_free(self, context: dict[str, str], phrase: str) -> bool:
         """Whether no evaluation says the phrase, or the anchor, exactly so."""
         said = [{**context, self.concept.part: each} if each else context for each in (phrase, self.concept.anchor)]
-        if self.evaluated and any(say(parts).casefold() in self.evaluated for parts in said):
+        if self.evaluated and not all(self._can_be_said(say(parts)) for parts in said):
             return False
         return not any(map(self.surroundings.is_evaluated, said))

@@ -104,7 +104,7 @@ class Questions:
             seed: of prompts and clips.
 
         Raises:
-            ValueError: when a concept is left without a prompt.
+            ValueError: when no prompt asks for a concept.
         """
         with_motion = motions or any(concept.kind == "motion" for concept in concepts)
         surroundings = Surroundings(vocabulary, concepts, with_motion)
@@ -112,8 +112,12 @@ class Questions:
         for concept in (c for c in concepts if c.prompts):
             own = [asking_for(concept, text) for text in concept.prompts]
             prompts = own + [p for p in prompts if (p.concept, p.split) != (concept.slug, "forget")]
-        if without := [c.slug for c in concepts if not any(p.concept == c.slug for p in prompts)]:
-            raise ValueError(f"found no prompt of {', '.join(without)}: expected some in every split that is asked for")
+        asked = {prompt.concept for prompt in prompts if prompt.split == "forget"}
+        if without := [concept.slug for concept in concepts if concept.slug not in asked]:
+            raise ValueError(
+                f"found no prompt that asks for {', '.join(without)}: expected at least one of its split forget, or"
+                " nothing could be measured"
+            )
         first = SEEDS + 100_000 * seed
         seeds = [first + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts)]
         return cls(concepts, surroundings, prompts, seeds)

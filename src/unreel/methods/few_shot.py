@@ -9,10 +9,11 @@ the donor no more than the same caption with the anchor y_a in its place:
 
 Reference: Masane Fuchi and Tomohiro Takagi, "Erasing Concepts from Text-to-Image Diffusion Models with Few-shot
 Unlearning", BMVC 2024, arXiv 2405.07288; moved to video by Shiqi Liu and Yihua Tan, arXiv 2407.14209, 2024.
-Departures: the bound (`bounded`), which is ours; it needs one more pass through U, without gradient. Zero shots are
-Gaussian latents, where the released code draws them uniform and five-dimensional by a slip. No horizontal flip: shots
-are encoded once, and a flip would double the cache for no measured gain. Captions say all that a generated shot shows,
-where the released code fills bare templates.
+Departures: the bound (`bounded`), which is ours. Its error under y_a is one of frozen models, so that over a finite
+table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how much y helps U there, as the
+others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
+five-dimensional by a slip. No horizontal flip: shots are encoded once, and a flip would double the cache for no
+measured gain. Captions say all that a generated shot shows, where the released code fills bare templates.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.batches import Step
+from unreel.batches import Batches, Step, denoising_errors
 from unreel.methods.gradient import GradientMethod
+from unreel.methods.method import Task
+from unreel.models.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,17 @@ class FewShot(GradientMethod):
     edits = ("text_encoder",)
     needs = frozenset({"shots"})
 
+    def prepare(self, reference: Model, task: Task, batches: Batches) -> Tensor | None:
+        """The anchors' errors on the batches' table, if any; steps then draw where the concept's name helps."""
+        table = batches.table if self.bounded else None
+        if table is None:
+            return None
+        without, named = (
+            denoising_errors(reference, table, texts, self.data.batch) for texts in (table.anchors, table.forget)
+        )
+        batches.chances = functional.relu(1 - named / without).double().cpu().numpy()
+        return without
+
     def loss(self, step: Step) -> dict[str, Tensor]:
         """ "forget_error" is the donor's error under the concept's captions, "anchor_error" that under the anchors'."""
         batch = step.batch
@@ -42,8 +56,11 @@ class FewShot(GradientMethod):
         errors = (predicted - target).square().flatten(1).mean(1)
         if not self.bounded:
             return {"loss": -errors.mean(), "forget_error": errors.mean()}
-        with torch.no_grad():
-            anchored = step.model.predict(noisy, batch.timesteps, step.anchors.rows(shots))
-            without = (anchored - target).square().flatten(1).mean(1)
+        if step.prepared is not None:
+            without = step.prepared[list(batch.entries)]
+        else:
+            with torch.no_grad():
+                anchored = step.model.predict(noisy, batch.timesteps, step.anchors.rows(shots))
+                without = (anchored - target).square().flatten(1).mean(1)
         ascent = functional.relu(1 - errors / without)  # in units of the error without the concept
         return {"loss": ascent.mean(), "forget_error": errors.mean(), "anchor_error": without.mean()}

@@ -36,8 +36,14 @@ class GradientMethod(Method):
     def loss(self, step: Step) -> dict[str, Tensor]:
         """Scalars; "loss" is minimised, the others are logged."""
 
-    def prepare(self, reference: Model, task: Task) -> Any:
-        """What all steps use, made once before the first one, e.g. trajectories; `step.prepared` has it."""
+    def prepare(self, reference: Model, task: Task, batches: Batches) -> Any:
+        """What all steps use, made once before the first one, such as trajectories; `step.prepared` has it.
+
+        Args:
+            reference: the model as it is before the training.
+            task: what is erased.
+            batches: what steps will see; a method may say which entries of its table are worth seeing.
+        """
         return None
 
     def most_steps(self, concepts: int, shots: int) -> int:
@@ -94,7 +100,7 @@ class ErasureModule(pl.LightningModule):
         shots = task.shots if "shots" in method.needs else None
         self.batches = Batches(model, task.captions, shots, method.data, task.seed)
         self.rails = GuardRails(method.guard, model, self.reference, self.batches) if method.guard else None
-        self.prepared = method.prepare(self.reference, task)
+        self.prepared = method.prepare(self.reference, task, self.batches)
         self.good, self.stopped = self.before, ""  # the last good state, and why it ended early
 
     def state(self) -> State:

@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from unreel.batches import Batch, Batches
+from unreel.batches import Batch, Batches, denoising_errors
 from unreel.models.model import Conditioning, Model
 
 State = dict[str, Tensor]
@@ -76,17 +76,9 @@ class GuardRails:
         """What every look looks at."""
         return self.batches.probe(self.guard.probes * len(self.batches.captions))
 
-    @torch.no_grad()
     def _errors(self, texts: list[str], model: Model) -> Tensor:
         """The denoising errors on the probe under these captions, (probes, concepts)."""
-        batch, few = self.probe, self.batches.sizes.batch
-        noisy, target = model.noised(batch.latents, batch.noise, batch.timesteps)
-        conditioning = model.encode_prompt(texts)
-        predicted = torch.cat([
-            model.predict(noisy[i : i + few], batch.timesteps[i : i + few], conditioning.rows(slice(i, i + few)))
-            for i in range(0, len(noisy), few)
-        ])  # fmt: skip
-        errors = (predicted - target).square().flatten(1).mean(1)
+        errors = denoising_errors(model, self.probe, texts, self.batches.sizes.batch)
         return errors.view(-1, len(self.batches.captions))  # concepts take turns
 
     @cached_property
