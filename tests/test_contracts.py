@@ -106,9 +106,8 @@ def test_a_method_changes_what_it_says_and_its_edit_is_data(path, tiny, tmp_path
     chosen = set(tiny.select(roles)) if method.edits else set()
     assert {name for name in edit.tensors if not name.startswith("attached/")} <= chosen
     assert all(tensor.isfinite().all() for tensor in edit.tensors.values())
-    assert {"tensors", "parameters", "of", "components", "steps", "stopped", "best_step"} <= edit.provenance[
-        "facts"
-    ].keys()
+    facts = edit.provenance["facts"]
+    assert {"tensors", "parameters", "of", "components", "steps", "stopped", "best_step"} <= facts.keys()
 
     edit.save(tmp_path / "edit.safetensors")
     loaded = Edit.load(tmp_path / "edit.safetensors")

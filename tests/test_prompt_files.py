@@ -149,7 +149,7 @@ def test_a_row_goes_to_its_concept_and_one_without_to_every_erased_concept(tmp_p
 
 def test_a_concept_without_a_prompt_is_refused(tmp_path):
     source = FilePrompts(table(tmp_path, {"prompt": "a drum", "concept": "drum"}))
-    with pytest.raises(ValueError, match="no prompt of van_gogh"):
+    with pytest.raises(ValueError, match="no prompt that asks for van_gogh"):
         Questions.of([VAN_GOGH, DRUM], source, VOCABULARY, False, 0)
 
 
@@ -191,10 +191,11 @@ def test_a_seed_of_the_file_is_that_of_its_clip(tmp_path):
 )
 def test_whatever_the_file_says_differently_is_asked_differently(tmp_path, change):
     row = {"prompt": "a cat", "split": "retain", "evaluation_seed": 5, "subject": "a cat"}
-    first = asked(table(tmp_path, row))
-    assert asked(table(tmp_path, row)) == first
-    assert asked(table(tmp_path, row | {"case_number": 9})) == first
-    assert asked(table(tmp_path, row | change)) != first
+    forget = {"prompt": "stars", "split": "forget"}
+    first = asked(table(tmp_path, forget, row))
+    assert asked(table(tmp_path, forget, row)) == first
+    assert asked(table(tmp_path, forget, row | {"case_number": 9})) == first
+    assert asked(table(tmp_path, forget, row | change)) != first
 
 
 # --- limit and duplicates ------------------------------------------------------------------------------------------
