@@ -60,11 +60,11 @@ report: $(RUN) ## one page over many runs: make report ARGS=runs/claims
 
 zoo: $(RUN) ## retrain every model of the zoo (continues after a kill), score it and write its cards
 	$(PY) -m unreel.zoo.pretrain stage=all $(ARGS)
-	$(PY) -m unreel.zoo.report
+	$(PY) -m unreel.zoo.scorecard
 	$(PY) -m unreel.zoo.cards runs/zoo_report/scores.jsonl
 
 zoo-report: $(RUN) ## render and score the zoo's models
-	$(PY) -m unreel.zoo.report $(ARGS)
+	$(PY) -m unreel.zoo.scorecard $(ARGS)
 
 clean: ## remove caches and build output; keeps .venv and runs/
 	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
 from unreel.scores import read_scores
 from unreel.zoo import store
@@ -18,7 +20,7 @@ from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import MAX_TOKENS
 from unreel.zoo.judge import ZooJudge
 from unreel.zoo.readings import LONG
-from unreel.zoo.report import BARS, bar, title
+from unreel.zoo.scorecard import BARS, bar, title
 from unreel.zoo.words import candidates
 from unreel.zoo.world import draw_clip, draw_still, sample_spec
 
@@ -159,7 +161,7 @@ def test_the_judge_refuses_what_it_cannot_read(judge):
 
 
 def test_the_text_encoder_tells_captions_that_differ_by_one_word():
-    pipeline = store.load_t2i()
+    pipeline = StableDiffusionPipeline.from_pretrained(store.verified("t2i"))
     rng = np.random.default_rng(5)
     spec = sample_spec(rng)
     texts = [f"{spec.subject} {m} on the beach" for m in candidates("motion")]
@@ -171,7 +173,7 @@ def test_the_text_encoder_tells_captions_that_differ_by_one_word():
 
 
 def test_any_text_tokenises_and_long_captions_fit():
-    tokenizer = store.load_t2i().tokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(store.zoo_tokenizer())
     unknown = tokenizer("Ünïcode 東京 🐱 zebra-crossing #42!").input_ids
     assert tokenizer.decode(unknown, skip_special_tokens=True).replace(" ", "") == "ünïcode東京🐱zebra-crossing#42!"
     rng = np.random.default_rng(6)

@@ -17,10 +17,14 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from unreel.models.animatediff import AnimateDiff
+from unreel.models.model import Model
+from unreel.models.modelscope import ModelScope
+from unreel.models.stable_diffusion import StableDiffusion
 from unreel.records import Score
 from unreel.zoo.captions import caption
 from unreel.zoo.judge import ZooJudge
-from unreel.zoo.store import load_animatediff, load_t2i, load_unet3d, verified
+from unreel.zoo.store import verified
 from unreel.zoo.words import KINDS, SUBJECTS
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, sample_spec
 
@@ -100,11 +104,13 @@ class Zoo:
     def __init__(self, models: Path, settings: Settings) -> None:
         folders = verified("judge", models), verified("motion_judge", models), verified("t2i", models) / "tokenizer"
         self.judge = ZooJudge.from_folders(*folders)
-        t2v = {"zoo_animatediff": load_animatediff(models), "zoo_unet3d": load_unet3d(models)}
-        self.pipelines: dict[str, Any] = {"zoo": load_t2i(models), **t2v}
-        for pipeline in self.pipelines.values():
-            pipeline.set_progress_bar_config(disable=True)
-        self.options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "output_type": "pt"}
+        how: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
+        t2i, clips = verified("t2i", models), {**how, "num_frames": NUM_FRAMES}
+        self.models: dict[str, Model] = {
+            "zoo": StableDiffusion(t2i, **how),
+            "zoo_animatediff": AnimateDiff(t2i, verified("motion_adapter", models), **clips),
+            "zoo_unet3d": ModelScope(t2i, verified("unet3d", models), **clips),
+        }
 
     def render(self, source: Source) -> Render:
         """A function from specs and seeds to clips."""
@@ -115,12 +121,7 @@ class Zoo:
     def _rendered(self, source: Source, specs: Specs, seeds: Seeds) -> Tensor:
         kinds, long = KINDS if source.t2v else STILL_KINDS, source.split == "long"
         prompts = [prompt(spec, seed, kinds, long) for spec, seed in zip(specs, seeds, strict=True)]
-        generators, more = [torch.Generator().manual_seed(s) for s in seeds], dict(self.options)
-        if source.t2v:
-            return self.pipelines[source.t2v](
-                prompts, generator=generators, num_frames=NUM_FRAMES, **more
-            ).frames.float()
-        return self.pipelines[source.t2i](prompts, generator=generators, **more).images[:, None].float()
+        return self.models[source.t2v or source.t2i].render(prompts, seeds)
 
 
 @dataclass(frozen=True)

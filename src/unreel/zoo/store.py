@@ -6,25 +6,13 @@
 `models/SHA256SUMS` has the hash of every file.
 """
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
-from diffusers import (
-    AnimateDiffPipeline,
-    MotionAdapter,
-    StableDiffusionPipeline,
-    TextToVideoSDPipeline,
-    UNet3DConditionModel,
-)
+from unreel.hashes import file_hash
 
 MODELS = Path(__file__).with_name("models")
 SUMS = "SHA256SUMS"
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, as hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_sums(folder: Path) -> None:
@@ -75,20 +63,3 @@ def verified(name: str, folder: Path = MODELS) -> Path:
 def zoo_tokenizer(folder: Path = MODELS) -> Path:
     """The folder of the tokenizer that all of the zoo shares."""
     return verified("t2i", folder) / "tokenizer"
-
-
-def load_t2i(folder: Path = MODELS) -> StableDiffusionPipeline:
-    """The zoo's text-to-image pipeline, float32."""
-    return StableDiffusionPipeline.from_pretrained(verified("t2i", folder))
-
-
-def load_animatediff(folder: Path = MODELS) -> AnimateDiffPipeline:
-    """The zoo's AnimateDiff text-to-video pipeline on the same T2I weights, float32."""
-    adapter = MotionAdapter.from_pretrained(verified("motion_adapter", folder))
-    return AnimateDiffPipeline.from_pretrained(verified("t2i", folder), motion_adapter=adapter)
-
-
-def load_unet3d(folder: Path = MODELS) -> TextToVideoSDPipeline:
-    """The zoo's text-to-video pipeline of the ModelScope family: its own denoiser, encoder and VAE of the T2I."""
-    unet = UNet3DConditionModel.from_pretrained(verified("unet3d", folder))
-    return TextToVideoSDPipeline.from_pretrained(verified("t2i", folder), unet=unet)

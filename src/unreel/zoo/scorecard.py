@@ -129,7 +129,7 @@ def main() -> None:
     with whole(output / "contact_sheet.png") as aside:
         draw_contact_sheet(prompts, sheet).save(aside)
     folder = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
+    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("scorecard.html.j2")
     accuracies = [(score, bar(score, scores)) for score in scores if score.stderr is not None]
     met = [score.value >= least for score, least in accuracies if least is not None]
     alone = [score for score in scores if score.metric == "seconds_per_clip"]

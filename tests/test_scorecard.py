@@ -10,7 +10,7 @@ from PIL import Image
 
 from unreel.records import Score
 from unreel.scores import read_scores
-from unreel.zoo import report
+from unreel.zoo import scorecard
 from unreel.zoo.readings import prompt
 from unreel.zoo.words import KINDS, candidates, word
 from unreel.zoo.world import held_out
@@ -18,7 +18,7 @@ from unreel.zoo.world import held_out
 
 def _report(*options: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "unreel.zoo.report", *options], capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "unreel.zoo.scorecard", *options], capture_output=True, text=True, timeout=600
     )
 
 
@@ -53,12 +53,12 @@ def test_the_page_asks_nothing_of_the_network_and_its_clips_move(output):
     assert addresses and all(address.startswith("data:") for address in addresses)
     assert "<script" not in page
     assert "url(" not in page and "@import" not in page
-    assert page.count("data:image/webp;base64,") == 4 * len(report.contact_specs(90_001))
+    assert page.count("data:image/webp;base64,") == 4 * len(scorecard.contact_specs(90_001))
     assert Image.open(output / "contact_sheet.png").width > 600
 
 
 def test_the_contact_sheet_goes_through_styles_motions_and_groups():
-    specs = report.contact_specs(90_001)
+    specs = scorecard.contact_specs(90_001)
     assert {s.style for s in specs} == set(candidates("style"))
     assert {s.motion for s in specs} == set(candidates("motion"))
     assert all(map(held_out, specs))
@@ -66,7 +66,7 @@ def test_the_contact_sheet_goes_through_styles_motions_and_groups():
 
 @pytest.mark.parametrize("long", [False, True])
 def test_prompts_state_what_is_judged(long):
-    for index, spec in enumerate(report.contact_specs(3)):
+    for index, spec in enumerate(scorecard.contact_specs(3)):
         text = prompt(spec, index, long=long)
         assert not long or len(text.split()) >= 20
         for kind in KINDS:
@@ -76,8 +76,8 @@ def test_prompts_state_what_is_judged(long):
 def test_a_long_prompt_may_cost_four_points():
     short = Score(slug="", t2v="zoo_unet3d", split="held_out", metric="subject_accuracy", value=0.9, n=9)
     long = replace(short, split="long", value=0.5)
-    assert report.bar(long, [short, long]) == pytest.approx(0.86)
-    assert report.bar(short, [short, long]) == 0.87
+    assert scorecard.bar(long, [short, long]) == pytest.approx(0.86)
+    assert scorecard.bar(short, [short, long]) == 0.87
 
 
 @pytest.mark.parametrize(
