@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from unreel import assembly
 from unreel.cli import as_job, command, print_result, quiet_libraries
-from unreel.edits import Edit
+from unreel.edits import Edit, method_named
 from unreel.page import write_report
 from unreel.runs import Run
 
@@ -22,12 +22,13 @@ def main(config: DictConfig) -> Run:
     edit = Edit.load(config.edit)
     config = assembly.rescoring(edit, config)
     questions, device = assembly.questions_of(config), assembly.device_of(config)
+    assembly.check_numbers(config)
     assembly.check_space(config)
     recipients = assembly.recipients_of(config, device)
     judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
-    run = assembly.run_of(
-        config, questions, [*recipients, judge, *assembly.metrics_of(config)], [edit.hash], facts.get("most_steps")
-    )
+    parts = [*recipients, judge, *assembly.metrics_of(config)]
+    parts += [method_named(edit.method)] if edit.is_attached else []
+    run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
     if run.is_done():
         print_result(run)
         return run

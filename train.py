@@ -34,8 +34,10 @@ def main(config: DictConfig) -> Run:
     texts = [prompt.text for prompt in questions.prompts]
     captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
     shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
+    assembly.check_numbers(config)
     assembly.check_space(config)
     assembly.check_processes(config, method, len(captions), device)
+    assembly.check_trainer(config)
     donor, recipients = assembly.built(config.t2i, device=device), assembly.recipients_of(config, device)
     judge = assembly.judge_of(config, questions, recipients, device)
     steps = method.most_steps(len(captions), config.shots)

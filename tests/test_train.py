@@ -275,6 +275,12 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_end(small_folders, jud
         (["t2v=[animatediff,modelscope]"], "t2v.modelscope.folder is missing"),
         (["concept=spinning"], "spinning is a motion, but this judge reads subject, scene, style alone"),
         (["t2i.folder='~/nowhere'"], "~/nowhere: expected a diffusers folder"),
+        (["evaluation.batch=0"], "evaluation.batch=0: expected a whole number, 1 or more"),
+        (["evaluation.at_steps=[0]"], "evaluation.at_steps=0"),
+        (["checkpoint_every=0"], "checkpoint_every=0"),
+        (["trainer.precision=banana"], "trainer: "),
+        (["method.optimizer.lr=-1"], "method.optimizer: Invalid learning rate: -1"),
+        (["method.guard.check_every=0"], "method.guard.check_every=0"),
         (["parameters=cross_attention"], "method few_shot cannot change denoiser/"),
     ],
 )

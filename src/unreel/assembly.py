@@ -10,10 +10,12 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from unreel.cache import TensorCache, require_space
 from unreel.concepts import KINDS, to_concept
@@ -129,6 +131,25 @@ def check_processes(config: DictConfig, method: Method, concepts: int, device: s
     for name, number in numbers.items():
         if number % processes:
             raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
+
+
+def check_numbers(config: DictConfig) -> None:
+    """ValueError for a number that would fail later; everything that has a class checks its own."""
+    counts = {"seed": 0, "evaluation.seed": 0, "evaluation.batch": 1, "checkpoint_every": 1, "least_free_mb": 0}
+    numbers = [(name, OmegaConf.select(config, name), least) for name, least in counts.items()]
+    numbers += [("evaluation.at_steps", step, 1) for step in config.evaluation.get("at_steps") or []]
+    for name, value, least in numbers:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"found {name}={value}: expected a whole number, {least} or more")
+
+
+def check_trainer(config: DictConfig) -> None:
+    """ValueError for settings that Lightning's Trainer does not take, before anything is rendered."""
+    try:
+        built(config.trainer, max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    except (InstantiationException, MisconfigurationException) as error:
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"trainer: {said}: expected the arguments of Lightning's Trainer") from None
 
 
 def check_space(config: DictConfig) -> None:

@@ -102,16 +102,19 @@ class Evaluation:
     def _rows(self, judged: Judged, concept: Concept, edit: Edit | None) -> list[Score]:
         first = self.looks.get(("before", judged.rendered.recipient)) if edit else None
         before = {own.split: own for own in first.splits(concept.slug)} if first else {}
-        return [
-            Score(
-                **self.run.keys(concept), t2v=judged.rendered.recipient, stage=judged.rendered.stage, split=value.split,
-                metric=value.name, value=value.value, stderr=value.stderr, n=value.n, edit=edit.hash if edit else "",
-                clips=own.rendered.hash, seconds=round(sum(own.rendered.seconds), 3), unit=value.unit, goal=value.goal,
-            )
-            for own in judged.splits(concept.slug)
-            for metric in self.metrics
-            for value in metric(own, before.get(own.split))
-        ]  # fmt: skip
+        rows, rendered = [], judged.rendered
+        for own in judged.splits(concept.slug):
+            clips, seconds = own.rendered.hash, round(sum(own.rendered.seconds), 3)
+            rows += [
+                Score(
+                    **self.run.keys(concept), t2v=rendered.recipient, stage=rendered.stage, split=value.split,
+                    metric=value.name, value=value.value, stderr=value.stderr, n=value.n,
+                    edit=edit.hash if edit else "", clips=clips, seconds=seconds, unit=value.unit, goal=value.goal,
+                )
+                for metric in self.metrics
+                for value in metric(own, before.get(own.split))
+            ]  # fmt: skip
+        return rows
 
     def _log(self, rendered: Rendered, files: list[Path], step: int) -> None:
         """Scores to all loggers, as split/metric their means over recipients and concepts; clips and a table to W&B."""

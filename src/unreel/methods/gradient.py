@@ -32,6 +32,13 @@ class GradientMethod(Method):
     data: BatchSizes
     guard: Guard | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError for numbers that Adam does not take."""
+        try:
+            torch.optim.Adam([torch.zeros(1)], **self.optimizer)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"method.optimizer: {error}: expected the arguments of torch.optim.Adam") from None
+
     @abstractmethod
     def loss(self, step: Step) -> dict[str, Tensor]:
         """Scalars; "loss" is minimised, the others are logged."""

@@ -46,6 +46,17 @@ class Guard:
     patience: int
     probes: int
 
+    def __post_init__(self) -> None:
+        """ValueError for numbers that will not do."""
+        least = {"anchor_weight": 0, "retain_weight": 0, "check_every": 1, "patience": 1, "probes": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            whole = bound == 0 or isinstance(value, int)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not value >= bound:
+                raise ValueError(f"found method.guard.{name}={value}: expected a number, {bound} or more")
+        if not self.max_drift > 0:
+            raise ValueError(f"found method.guard.max_drift={self.max_drift}: expected a number above 0")
+
 
 def distance(found: Conditioning, reference: Conditioning) -> Tensor:
     """D: squared distance of embeddings (B, L, D) over the reference's mean square around its mean, a scalar >= 0.

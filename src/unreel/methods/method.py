@@ -53,7 +53,7 @@ class Method(ABC):
     Attributes:
         name: stem of its YAML; edits and scores carry it.
         edits: the components whose weights it changes; none for a method that only attaches itself.
-        roles: the roles that it can change, for methods that are bound to some ("" for any of its components).
+        roles: the roles that it can change, where it is bound to some; empty where any weight of `edits` will do.
         needs: what it learns from beside captions: "shots".
     """
 
