@@ -60,6 +60,8 @@ class GradientMethod(Method):
         super().check(model, roles)
         if self.guard is not None and "text_encoder" not in self.edits:
             raise ValueError(f"found method.guard for {self.name}: guard rails hold text encoders; expected guard=null")
+        if self.guard is not None and not self.data.retain:
+            raise ValueError("found method.data.retain=0 with guard rails, which hold retained captions: expected some")
 
     def erase(self, model: Model, task: Task) -> Edit:
         assert task.trainer is not None
