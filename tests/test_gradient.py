@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -170,3 +171,24 @@ def test_what_is_rendered_at_a_step_is_what_the_trust_region_left(tmp_path):
     task = replace(task_of(tmp_path, model), trainer=lambda steps, callbacks: trainer_of(steps, [*callbacks, Render()]))
     few_shot(GUARD, ADAM | {"lr": 3e-2}, steps=4).erase(model, task)
     assert len(drifts) == 2 and max(drifts) <= GUARD.max_drift
+
+
+def test_over_a_table_the_anchors_errors_are_computed_once_and_steps_see_where_the_name_helps(tmp_path, monkeypatch):
+    model, method = small_model(layers=2), few_shot(GUARD, steps=4, table=6)
+    module = ErasureModule(method, model, task_of(tmp_path, model))
+    batches, table = module.batches, module.batches.table
+    assert module.prepared.shape == (6,) and batches.chances.shape == (6,) and batches.chances.min() >= 0
+    chances = np.array([0.0, 1.0, 0.0, 3.0, 0.0, 0.0])
+    batches.chances = chances
+    seen = [batches.batch(step) for step in range(40)]
+    assert {i for batch in seen for i in batch.entries} == {1, 3}
+    assert sum(batch.entries.count(3) for batch in seen) > sum(batch.entries.count(1) for batch in seen)
+    batch = seen[7]
+    assert (
+        torch.equal(batch.latents, table.latents[batch.entries]) and batch.forget[0] == table.forget[batch.entries[0]]
+    )
+    assert batches.batch(7).forget == batch.forget and batch.share(1, 2).entries == batch.entries[1::2]
+    step, fresh = Step(model, module.reference, batch, module.prepared), Step(model, module.reference, batch)
+    assert torch.allclose(method.loss(step)["anchor_error"], method.loss(fresh)["anchor_error"], atol=1e-5)
+    batches.chances = np.zeros(6)  # a concept that the donor does not know by its name
+    assert {i for step in range(40) for i in batches.batch(step).entries} == set(range(6))
