@@ -145,6 +145,22 @@ def test_a_method_that_is_no_plain_name_is_never_looked_up(tmp_path, name):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("settings", [{"x": 1}, {"negative_prompt": ["a"] * 9}, {"negative_prompt": "a", "x": {}}])
+def test_settings_that_are_not_the_methods_are_refused(settings):
+    pipeline = tiny_pipeline()
+    with pytest.raises(ValueError, match="are not those of the method negative_prompt") as caught:
+        Edit({}, {}, "negative_prompt", settings).apply(pipeline)
+    assert "\n" not in str(caught.value) and not hasattr(pipeline, "unreel_edits")
+
+
+def test_huge_metadata_is_refused(tmp_path):
+    save_file(
+        {}, tmp_path / "edit.safetensors", {"format": "unreel-edit-2", "hash": "0", "provenance": "9" * 10_000_001}
+    )
+    with pytest.raises(ValueError, match="provenance has 10,000,001 characters"):
+        Edit.load(tmp_path / "edit.safetensors")
+
+
 def test_a_method_that_this_version_does_not_know_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'teleport', which is not known here: .*few_shot"):
         Edit({}, {}, "teleport", {"a": 1}).apply(tiny_pipeline())
@@ -224,6 +240,7 @@ from unreel.methods.method import Method
 @dataclass(frozen=True, kw_only=True)
 class MyLora(Method):
     edits = ("text_encoder",)
+    attaches = {"r": int, "target_modules": list, "lora_alpha": int}
 
     def erase(self, model, task):
         raise AssertionError("not asked for here")

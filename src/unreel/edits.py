@@ -25,6 +25,7 @@ FORMATS = ("unreel-edit-1", "unreel-edit-2")
 ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
 _CONF = Path(__file__).parents[2] / "conf" / "method"
 _DENOISERS = ("unet", "transformer")
+_MOST_CHARACTERS = 10_000_000  # of one entry of a file's metadata
 
 
 def components_of(target: Any) -> dict[str, nn.Module]:
@@ -168,7 +169,13 @@ class Edit:
                 " model that it was trained on"
             )
         if self.is_attached:
-            method_named(self.method)
+            kinds, found = method_named(self.method).attaches, self.settings
+            names = sorted(found.keys() | kinds.keys())
+            if wrong := [n for n in names if n not in found or n not in kinds or not isinstance(found[n], kinds[n])]:
+                raise ValueError(
+                    f"the edit's settings are not those of the method {self.method}: found other"
+                    f" {', '.join(map(repr, wrong))[:200]}; expected {', '.join(kinds) or 'none'}; make the edit again"
+                )
 
     def _components(self, target: Any) -> dict[str, nn.Module]:
         if isinstance(target, nn.Module):  # a component alone
@@ -225,6 +232,9 @@ def _write(changes: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
 
 def _parsed(metadata: Mapping[str, str]) -> tuple[dict[str, str], str, dict[str, Any], dict[str, Any]]:
     """base, method, settings and provenance of a file's metadata. ValueError for what is none of them."""
+    for name, text in metadata.items():
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError(f"{name[:40]} has {len(text):,} characters, expected at most {_MOST_CHARACTERS:,}")
     base, settings, provenance = (json.loads(metadata.get(k, "{}")) for k in ("base", "settings", "provenance"))
     for what, found in (("base", base), ("settings", settings), ("provenance", provenance)):
         if not isinstance(found, dict):

@@ -5,7 +5,7 @@ GuidanceMethod changes none and attaches itself to the pipeline instead.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +55,14 @@ class Method(ABC):
         edits: the components whose weights it changes; none for a method that only attaches itself.
         roles: the roles that it can change, where it is bound to some; empty where any weight of `edits` will do.
         needs: what it learns from beside captions: "shots".
+        attaches: name -> type of the settings that its edits carry for `attach`; an edit with others is refused.
     """
 
     name: str
     edits: ClassVar[tuple[str, ...]]
     roles: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    attaches: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def erase(self, model: Model, task: Task) -> Edit:
