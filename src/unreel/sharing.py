@@ -47,6 +47,8 @@ def plan(donor: Model, recipients: Sequence[Model], method: Method, roles: Seque
     method.check(donor, roles)
     alike, alone = Share(donor, []), []
     for recipient in recipients:
+        if not method.edits:  # it attaches itself to the recipient's own pipeline
+            method.check(recipient, roles)
         why = differs(donor, recipient, method.edits) if method.edits else ""
         if not why:
             alike.recipients.append(recipient)

@@ -38,6 +38,7 @@ from unreel.edits import Edit
 from unreel.methods.guidance import GuidanceMethod
 from unreel.methods.method import Task
 from unreel.methods.negative_prompt import appended, prompts_in, reading, said
+from unreel.models.model import Model
 
 STEPS = 50  # of the schedule that the paper's N_max is of
 
@@ -70,6 +71,15 @@ def reattended(features: Tensor, before: Tensor, scale: float) -> Tensor:
     return ifftn(ours * factor, dim=(-2, -1)).real.to(features)
 
 
+def check_parts(pipeline: Any) -> None:
+    """ValueError for a pipeline without a CLIP text encoder, which pools prompts, or without a UNet's up blocks."""
+    parts, kind = pipeline.components, type(pipeline).__name__
+    if not isinstance(parts.get("text_encoder"), CLIPTextModel) or parts.get("text_encoder_2") is not None:
+        raise ValueError(f"{kind} reads prompts otherwise: SAFREE expects one CLIP text encoder, which pools them")
+    if not hasattr(parts.get("unet"), "up_blocks"):
+        raise ValueError(f"{kind} has no UNet with up blocks: SAFREE expects one")
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found in one prompt: its embeddings (L, D) as they were, and projected, and b."""
@@ -91,11 +101,7 @@ class Filter:
     """
 
     def __init__(self, pipeline: Any, settings: Mapping[str, Any]) -> None:
-        parts, kind = pipeline.components, type(pipeline).__name__
-        if not isinstance(parts.get("text_encoder"), CLIPTextModel) or parts.get("text_encoder_2") is not None:
-            raise ValueError(f"{kind} reads prompts otherwise: SAFREE expects one CLIP text encoder, which pools them")
-        if not hasattr(parts.get("unet"), "up_blocks"):
-            raise ValueError(f"{kind} has no UNet with up blocks: SAFREE expects one")
+        check_parts(pipeline)
         self.pipeline, self.settings, self.found = pipeline, settings, list[Found]()
         self.rows: Tensor | None = None  # those of the batch that are projected in this pass of the UNet
         self.skips = dict[int, Sequence[Tensor]]()  # up block -> skip features of the prompts as they were
@@ -235,6 +241,9 @@ class SAFREE(GuidanceMethod):
                              " expected no negative number")  # fmt: skip
         if self.re_attention is not None and len(self.re_attention) != 2:
             raise ValueError(f"found re_attention={list(self.re_attention)}: expected two factors, or null")
+
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        check_parts(model.pipeline)
 
     def settings(self, task: Task) -> Mapping[str, Any]:
         return {
