@@ -510,3 +510,24 @@ class Halved(ClosedFormMethod):
             clips.setdefault((s.stage, s.split), set()).add(s.clips)
     assert len(clips["before", "forget"]) == 1 and len(clips["after", "forget"]) == 2
     assert not clips["before", "forget"] & clips["after", "forget"], "an edited UNet was served from the cache"
+
+
+def test_a_run_of_several_edits_keeps_each_and_an_image_unets_edit_is_refused_by_a_video_unet(
+    small_folders, judge_folder, tmp_path
+):
+    options = [o for o in small_run(small_folders, judge_folder, tmp_path) if not o.startswith("method.")]
+    options[options.index("t2v=animatediff")] = "t2v=[animatediff,modelscope]"
+    options += ["method=uce", "logger=none", *modelscope(small_folders)]
+    train.main(configured("train", options))
+    run = only_run(tmp_path)
+    first, second = (Edit.load(run / where / "edit.safetensors") for where in (".", "edits/modelscope"))
+    assert first.hash != second.hash and first.method == second.method == "uce"
+    assert {(s.t2v, s.edit) for s in read_scores(run / "scores.jsonl") if s.stage == "after"} == {
+        ("animatediff", first.hash), ("modelscope", second.hash)
+    }  # fmt: skip
+    assert (run / "unet").is_dir() and (run / "edits" / "modelscope" / "unet").is_dir()
+    score = [f"edit={run / 'edit.safetensors'}", "t2v=modelscope", *modelscope(small_folders), "logger=none"]
+    score += [o for o in options if o.startswith(("judge", "cache", "device"))]
+    with pytest.raises(SystemExit, match="belongs to other weights: in its denoiser"):
+        evaluate.main(configured("evaluate", [*score, f"runs={tmp_path / 'refused'}"]))
+    assert not (tmp_path / "refused").exists()
