@@ -46,8 +46,8 @@ check: $(DEV) ## lint, formatting, types and import order
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-test: $(DEV) ## the fast tests
-	$(PY) -m pytest $(ARGS)
+test: $(DEV) ## the fast tests, a file a core
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(DEV) ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)

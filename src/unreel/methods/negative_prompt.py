@@ -33,9 +33,6 @@ def said(concepts: Iterable[Concept]) -> str:
 def reading(pipeline: Any, read: Reader) -> Iterator[None]:
     """Inside the `with` block, `pipeline.encode_prompt(...)` is `read(own, asked)`.
 
-    It becomes a method of a class of this one object, not an attribute of the object: `Model.render` sets and deletes
-    such an attribute when it is given a Conditioning, and what it wraps meanwhile is this method.
-
     Args:
         pipeline: any that has an `encode_prompt` with a negative prompt.
         read: gets encode_prompt as it was, and its arguments by their names.
@@ -43,11 +40,11 @@ def reading(pipeline: Any, read: Reader) -> Iterator[None]:
     Raises:
         ValueError: for a pipeline that reads no negative prompt.
     """
-    kind, kept = type(pipeline), vars(pipeline).get("encode_prompt")  # the user's own attribute, if there is one
-    own = kept or getattr(kind, "encode_prompt", None)
+    own = getattr(pipeline, "encode_prompt", None)
     signature = inspect.signature(own) if own else inspect.Signature()
     if own is None or "negative_prompt" not in signature.parameters:
-        raise ValueError(f"{kind.__name__} reads no negative prompt: expected a pipeline with classifier-free guidance")
+        kind = type(pipeline).__name__
+        raise ValueError(f"{kind} reads no negative prompt: expected a pipeline with classifier-free guidance")
 
     @functools.wraps(own)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
@@ -55,19 +52,10 @@ def reading(pipeline: Any, read: Reader) -> Iterator[None]:
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 asked |= asked.pop(name, {})
-        bound = () if kept else (asked.pop("self"),)
-        return read(functools.partial(own, *bound), asked)
+        return read(own, asked)
 
-    if kept:
-        with replaced(pipeline, "encode_prompt", encode_prompt):
-            yield
-        return
-    names = {"encode_prompt": encode_prompt, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    pipeline.__class__ = type(kind.__name__, (kind,), names)
-    try:
+    with replaced(pipeline, "encode_prompt", encode_prompt):
         yield
-    finally:
-        pipeline.__class__ = kind
 
 
 def prompts_in(asked: Mapping[str, Any]) -> list[str] | None:

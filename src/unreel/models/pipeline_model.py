@@ -259,7 +259,8 @@ class PipelineModel(Model):
     def _reads(self, conditioning: Conditioning) -> Iterator[None]:
         """Inside the `with` block the pipeline's prompts are read as the given embeddings, in their order."""
         pipeline, embeds = self.pipeline, list(conditioning["prompt_embeds"])
-        own, like = pipeline.encode_prompt, next(self.components["denoiser"].parameters())
+        kept, own = vars(pipeline).get("encode_prompt"), pipeline.encode_prompt
+        like = next(self.components["denoiser"].parameters())
 
         def encode_prompt(prompt: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             _, negative = own(prompt, *args, **kwargs)
@@ -270,7 +271,10 @@ class PipelineModel(Model):
         try:
             yield
         finally:
-            del pipeline.encode_prompt
+            if kept is None:
+                del pipeline.encode_prompt
+            else:  # what an edit attached
+                pipeline.encode_prompt = kept
 
     def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
