@@ -1,4 +1,4 @@
-"""What the table of shots saves: seconds of the default training against the one before it, side by side. Prints ratios.
+"""What the table of shots saves: seconds of the default training beside the one before it. Prints ratios.
 
 python experiments/sweep_speed/training.py              # on an otherwise idle machine, about two minutes on 2 CPU cores
 """
