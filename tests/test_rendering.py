@@ -1,5 +1,6 @@
 """Rendering: nothing edited is served from anything else's entries, and clips stay on disk."""
 
+import importlib
 import sys
 
 import pytest
@@ -76,10 +77,10 @@ def test_code_is_known_by_its_source_and_by_what_it_imports(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     path = tmp_path / "my_own.py"
     path.write_text("from unreel.records import Prompt\n\n\nclass Mine:\n    pass\n")
-    import my_own
-
-    first = code_hash([my_own.Mine])
-    assert first == code_hash([my_own.Mine()]) != code_hash([StableDiffusion])
+    first = code_hash([importlib.import_module("my_own").Mine])
+    assert first == code_hash([sys.modules["my_own"].Mine()]) != code_hash([StableDiffusion])
     path.write_text(path.read_text().replace("pass", "x = 1"))
-    assert code_hash([my_own.Mine]) != first
+    assert code_hash([sys.modules["my_own"].Mine]) == first, "what was edited after it was loaded does not run"
+    del sys.modules["my_own"]
+    assert code_hash([importlib.import_module("my_own").Mine]) != first
     del sys.modules["my_own"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -83,14 +84,18 @@ def _imports(path: Path) -> frozenset[str]:
 
 def _source(module: str) -> Path | None:
     """The file of a module's source; None of what is no module, or was typed into an interpreter."""
+    loaded = sys.modules.get(module)
     try:
-        loaded = sys.modules.get(module)
-        origin = (
-            getattr(loaded, "__file__", None) if loaded else getattr(importlib.util.find_spec(module), "origin", "")
-        )
+        origin = getattr(loaded or importlib.util.find_spec(module), "__file__" if loaded else "origin", None)
     except (ModuleNotFoundError, ValueError):
         return None
     return Path(origin) if origin and Path(origin).suffix == ".py" else None
+
+
+@cache
+def _as_loaded(_module: ModuleType | None, path: Path, _name: str) -> str:
+    """sha256 of a module's source, read once for each time that it is loaded: what is edited later does not run."""
+    return file_hash(path)
 
 
 def code_hash(objects: Iterable[object]) -> str:
@@ -105,6 +110,6 @@ def code_hash(objects: Iterable[object]) -> str:
         module = waiting.pop()
         path = None if module in seen else _source(module)
         if path is not None:
-            seen[module] = file_hash(path)
+            seen[module] = _as_loaded(sys.modules.get(module), path, module)
             waiting |= _imports(path)
     return content_key(code=seen)

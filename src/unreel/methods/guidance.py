@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unreel.edits import Edit
@@ -37,8 +37,5 @@ class GuidanceMethod(Method):
         """What goes into the edit; JSON."""
 
     def erase(self, model: Model, task: Task) -> Edit:
-        facts = {
-            "tensors": 0, "parameters": 0, "of": 0, "components": [], "steps": 0, "most_steps": None, "stopped": "",
-            "best_step": None,
-        }  # fmt: skip
-        return Edit({}, {}, self.name, self.settings(task), {"facts": facts})
+        edit = Edit({}, {}, self.name, self.settings(task))
+        return replace(edit, provenance={"facts": self.facts(model, edit)})

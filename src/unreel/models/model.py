@@ -131,10 +131,6 @@ class Model(ABC):
         """The denoiser's output, float32, of the shape of `noisy`."""
 
     @abstractmethod
-    def noise_of(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """A prediction of this model as predicted noise, whatever its prediction type."""
-
-    @abstractmethod
     def render(self, prompts: Sequence[str] | Conditioning, seeds: Sequence[int]) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1], float32, on the CPU; each has a generator of its own."""
 

@@ -1,6 +1,7 @@
 """PipelineModel: what all families share that diffusers has a pipeline for, with one text encoder and one VAE."""
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -106,9 +107,9 @@ class PipelineModel(Model):
         model._pipeline = model._prepared(pipeline)
         return model
 
+    @abstractmethod
     def _load(self) -> Any:
         """The pipeline, from `sources`."""
-        raise NotImplementedError
 
     def _prepared(self, pipeline: Any) -> Any:
         for module in pipeline.components.values():
@@ -229,18 +230,6 @@ class PipelineModel(Model):
             "flow_prediction": noise - latents,
         }[self.prediction_type]  # fmt: skip
         return alpha * latents + sigma * noise, target.float()
-
-    def noise_of(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        alpha, sigma = self._signal(timesteps, noisy)
-        match self.prediction_type:
-            case "epsilon":
-                return prediction
-            case "sample":
-                return (noisy - alpha * prediction) / sigma
-            case "v_prediction":
-                return alpha * prediction + sigma * noisy
-            case _:
-                return noisy + alpha * prediction
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         denoiser = self.components["denoiser"]
