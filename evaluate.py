@@ -26,7 +26,8 @@ def main(config: DictConfig) -> Run:
     assembly.check_space(config)
     recipients = assembly.recipients_of(config, device)
     judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
-    parts = [*recipients, judge, *assembly.metrics_of(config)]
+    metrics = assembly.metrics_of(config, questions, recipients)
+    parts = [*recipients, judge, *metrics]
     parts += [method_named(edit.method)] if edit.is_attached else []
     run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
     if run.is_done():
@@ -38,7 +39,7 @@ def main(config: DictConfig) -> Run:
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
-            evaluation = assembly.evaluation_of(config, questions, recipients, judge, run, loggers)
+            evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
             evaluation.look("before")
             evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
             edit.save(run.folder / "edit.safetensors")

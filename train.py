@@ -38,12 +38,11 @@ def main(config: DictConfig) -> Run:
     assembly.check_space(config)
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
-    donor, recipients = assembly.built(config.t2i, device=device), assembly.recipients_of(config, device)
+    donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
     judge = assembly.judge_of(config, questions, recipients, device)
+    metrics = assembly.metrics_of(config, questions, recipients)
     steps = method.most_steps(len(captions), config.shots)
-    run = assembly.run_of(
-        config, questions, [donor, *recipients, judge, method, *assembly.metrics_of(config)], [shots.content], steps
-    )
+    run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
     if run.is_done():
         print_result(run)
         return run
@@ -53,7 +52,7 @@ def main(config: DictConfig) -> Run:
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
-            evaluation = assembly.evaluation_of(config, questions, recipients, judge, run, loggers)
+            evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
             task = Task(captions, list(config.parameters.roles), config.seed, shots)
             carry_out(config, run, evaluation, donor, method, task, shares)
     if is_first_process():

@@ -33,8 +33,8 @@ SUBSETS = {
 
 
 def few_shot(guard=None, optimizer=ADAM, **changes):
-    data = sizes(**changes)
-    return FewShot(name="few_shot", bounded=guard is not None, optimizer=optimizer, data=data, guard=guard)
+    data, ascent = sizes(**changes), "bounded" if guard else "unbounded"
+    return FewShot(name="few_shot", ascent=ascent, optimizer=optimizer, data=data, guard=guard)
 
 
 def trainer_of(steps, callbacks):
@@ -113,6 +113,24 @@ def test_the_same_seed_makes_the_same_edit_and_another_makes_another(tmp_path):
 @pytest.mark.parametrize("shots", [0, 1, 3])
 def test_any_number_of_shots_trains(tmp_path, shots):
     assert train(tmp_path, small_model(layers=2), shots=shots).edit().tensors
+
+
+def test_without_ascent_the_shots_do_not_matter_and_without_guard_rails_nothing_would_train(tmp_path):
+    def edit_of(shots_seed):
+        model = small_model(layers=2)
+        task = task_of(tmp_path, model)
+        for latents in task.shots.latents:
+            latents += shots_seed
+        guard = replace(GUARD, check_every=4)
+        return replace(few_shot(guard, steps=4), ascent="none").erase(model, task)
+
+    one, other = edit_of(0.0), edit_of(1.0)
+    assert one.tensors and one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+    with pytest.raises(ValueError, match="ascent=none without guard rails"):
+        replace(few_shot(), ascent="none")
+    with pytest.raises(ValueError, match="found ascent='up': expected unbounded, bounded, none"):
+        replace(few_shot(), ascent="up")
 
 
 def test_the_bounded_loss_stops_climbing_where_the_caption_helps_no_more(tmp_path):

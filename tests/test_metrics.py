@@ -1,5 +1,6 @@
 """Metrics: against torchmetrics on the same open_clip model, and on numbers that can be checked by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import open_clip
@@ -8,10 +9,12 @@ import torch
 from torchmetrics.functional.multimodal import clip_score
 from torchvision.transforms.functional import to_pil_image
 
-from unreel.judges.judge import Judged
+from unreel.judges.judge import Classifier, Judged
 from unreel.judges.open_clip import OpenClipJudge
 from unreel.metrics.accuracy import Accuracy
 from unreel.metrics.clip_score import ClipScore
+from unreel.metrics.second_judge import SecondJudge
+from unreel.metrics.ssim import Ssim
 from unreel.metrics.temporal_consistency import TemporalConsistency
 from unreel.records import Concept, Prompt
 from unreel.rendering import Rendered
@@ -95,6 +98,57 @@ def test_n_counts_the_clips_that_say_what_is_measured():
     rows = by_key(Accuracy()(Judged(rendered, marks, torch.zeros(2, 1, 1), torch.zeros(2, 1)), None))
     assert rows["retain", "concept_accuracy"] == (0.0, 0.0, 1)  # only the first says a neighbour
     assert rows["retain", "accuracy"] == (0.75, pytest.approx((0.75 * 0.25 / 2) ** 0.5), 2)
+
+
+class Fixed(Classifier):
+    """Names every clip as it is told to."""
+
+    parts, content = ("subject", "style"), "0" * 24
+
+    def __init__(self, **seen):
+        self.seen = seen
+
+    def name_of(self, part, phrase):
+        if phrase == "a ghost":
+            raise ValueError("no ghost")
+        return phrase
+
+    def names(self, part, clips, frames=None):
+        return self.seen[part][: len(clips)]
+
+
+def test_a_second_judge_reads_the_same_clips_and_says_how_far_both_agree(rendered):
+    marks = [{"subject": True, "style": False}, {"subject": False, "style": True}, {"subject": True, "style": False}]
+    judged = Judged(rendered, marks, torch.zeros(3, 2, 1), torch.zeros(3, 1))
+    second = SecondJudge(Fixed(subject=["a cat", "a dog"], style=["van gogh", "pencil"]))
+    forget = next(own for own in judged.splits("s") if own.split == "forget")
+    rows = {key: row[0] for key, row in by_key(second(forget, None)).items()}
+    # it sees both subjects, and van gogh in the first clip; the judge saw one subject, and van gogh in the second
+    assert rows == {
+        ("forget", "second_concept_accuracy"): 0.5, ("context", "second_context_accuracy"): 1.0,
+        ("forget", "agreement"): 0.25,
+    }  # fmt: skip
+    ghost = [Prompt("a ghost", "forget", (("subject", "a ghost"),), "s", "subject")]
+    with pytest.raises(ValueError, match="no ghost"):
+        second.check(ghost, [], [2])
+
+
+def test_a_second_judge_leaves_out_what_it_cannot_read(rendered):
+    jumps = [Prompt("it jumps", "forget", (("motion", "jumping"),), "s", "motion")] * 3
+    judged = Judged(replace(rendered, prompts=jumps), [{"motion": True}] * 3, torch.zeros(3, 2, 1), torch.zeros(3, 1))
+    jumping = Concept(slug="s", kind="motion", phrases=("jumping",))
+    second = SecondJudge(Fixed())
+    second.check(jumps, [jumping], [2])
+    assert second(judged, None) == []
+
+
+def test_ssim_is_one_of_the_same_clip_and_less_of_another(judge, rendered):
+    generator = torch.Generator().manual_seed(1)
+    same = Judged.of(judge, rendered)
+    noisy = replace(rendered, clips=(rendered.clips + 0.2 * torch.randn(rendered.clips.shape, generator=generator)))
+    (one,), (less,) = (Ssim()(Judged.of(judge, each).splits("s")[1], same.splits("s")[1]) for each in (rendered, noisy))
+    assert one.value == pytest.approx(1, abs=1e-4) and 0.1 < less.value < 0.95
+    assert (less.name, less.goal, less.n) == ("ssim", "up", 1) and Ssim()(same, None) == []
 
 
 def test_the_judge_sees_what_it_is_shown_more_of(judge, rendered):

@@ -11,7 +11,7 @@ from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
 from unreel.shots import Shots, image_files, read_image
-from unreel.vocabulary import Surroundings
+from unreel.vocabulary import TEMPLATES, Surroundings
 
 VOCABULARY = {
     "subject": ["a cat", "a dog", "a car", "a fish", "an owl"],
@@ -78,6 +78,37 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
     assert a.forget == b.forget and a.retain == b.retain and torch.equal(a.noise, b.noise)
     assert one.batch(2).forget != a.forget
     assert all("drum" in text for text in a.forget) and not any("drum" in text for text in a.anchors + a.retain)
+
+
+def test_captions_say_what_a_shot_shows_or_the_name_alone(tmp_path):
+    """Of the donor's shots all that they were made from, of a user's images, which show who knows what, the name."""
+    surroundings = [phrase for phrases in VOCABULARY.values() for phrase in phrases]
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    model = small_model(layers=2)
+    shown, own = make_batches(tmp_path, model), make_batches(tmp_path, model, images=tmp_path)
+    bare = Batches(model, shown.captions, shown.shots, sizes(captions="bare"), 0)
+    for step in range(4):
+        said = {name: each.batch(step) for name, each in {"shown": shown, "own": own, "bare": bare}.items()}
+        assert any(phrase in said["shown"].forget[0] for phrase in surroundings)
+        for name in ("own", "bare"):
+            pairs = zip(said[name].forget[:2], said[name].anchors[:2], strict=True)
+            for named, anchored in pairs:
+                assert "a drum" in named and named.replace("a drum", "something") == anchored
+                assert not any(phrase in named for phrase in surroundings)
+    with pytest.raises(ValueError, match="found captions='all': expected shown or bare"):
+        sizes(captions="all")
+
+
+def test_no_template_is_one_that_the_evaluation_says():
+    concept = to_concept("drum", {"name": "drum", "kind": "object"})
+    surroundings = Surroundings(VOCABULARY, [concept], False)
+    captions = TrainingCaptions(concept, surroundings, ["A picture of a drum"])
+    texts = {captions.bare_pair(np.random.default_rng(i))[0] for i in range(200)}
+    assert "a picture of a drum" not in texts and "a photo of a drum" in texts
+    every = [form.format("a drum") for form in TEMPLATES["subject"]]
+    with pytest.raises(ValueError, match="drum: the evaluation's prompts are all templates"):
+        TrainingCaptions(concept, surroundings, every)
 
 
 @pytest.mark.parametrize(("changes", "steps"), [(dict(steps=None, epochs=5), 5), (dict(steps=7), 7)])

@@ -62,7 +62,9 @@ def test_a_failed_run_is_named_the_others_go_on_and_the_exit_status_says_so(comm
         "3 of 4 runs done" in ended.stderr and "shots=-1" in ended.stderr and "expected a whole number" in ended.stderr
     )
     assert "Traceback" not in ended.stderr
-    assert {s.shots for s in read_scores(out(tmp_path) / "scores.jsonl")} == {0, 1, 2}
+    scores = read_scores(out(tmp_path) / "scores.jsonl")
+    assert {s.shots for s in scores} == {0, 1, 2}
+    assert {s.setting for s in scores} == {"guard.check_every=2 guard.gone_below=-9"}  # what was given of the method
     assert len(finished(tmp_path)) == 3 and (out(tmp_path) / "shots.png").is_file()
 
 

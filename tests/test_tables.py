@@ -1,6 +1,7 @@
 """Tables over runs: hand-checkable numbers, and only of runs that finished."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,21 @@ from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import read_scores, write_scores
 from unreel.sweeps import Sweep, write_tables
-from unreel.tables import cells, differing_in, finished_scores, gap, groups_of, in_images, left, pairs, pooled, varied
+from unreel.tables import (
+    cells,
+    columns_of,
+    differing_in,
+    finished_scores,
+    gap,
+    groups_of,
+    in_images,
+    left,
+    overall,
+    pairs,
+    pooled,
+    smallest_difference,
+    varied,
+)
 
 
 def rows(run, seed, before, after):
@@ -40,7 +55,7 @@ def test_a_row_pools_runs_and_relates_what_is_kept_to_before():
     # retain 0.7 / 0.8, residuals from 0.875 * 0.8 are -0.1 and 0.1, t * sqrt(0.02 / 2) / 0.8 = 1.588
     assert cells(scores) == {
         "forget": "**10.0%** ± 127.1% (90.0% before)", "context": "–",
-        "retain": "**87.5%** ± 158.8% (80.0% before)", "other sense": "–",
+        "retain": "**87.5%** ± 158.8% (80.0% before)", "other sense": "–", "overall": "–",
     }  # fmt: skip
     assert cells(scores[:2] + scores[2:4])["forget"] == "**0.0%** (80.0% before)"  # one run has no interval
     nothing = rows("a", 0, {RETAIN: 0.0}, {RETAIN: 0.0})
@@ -71,7 +86,7 @@ def test_tables_are_of_finished_runs_alone(tmp_path):
     write_tables(finished_scores((tmp_path / "runs").iterdir()), tmp_path / "out", {"forget": 0.1})
     assert {s.run for s in read_scores(tmp_path / "out" / "scores.jsonl")} == {"a"}
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | 1 |" in table
+    assert "| m | object | v | **0.0%** (100.0% before) | – | **100.0%** (90.0% before) | – | – | 1 |" in table
     assert "asked: forget ≤ 10%" in table
     assert (tmp_path / "out" / "forget_retain.png").stat().st_size > 5000
 
@@ -127,6 +142,47 @@ def test_how_many_concepts_an_edit_has_is_something_runs_differ_in():
         ("two", "v"): "2",
         ("one", "v"): "1",
     }
+
+
+def test_columns_beyond_the_four_are_there_where_runs_measured_them():
+    plain = rows("a", 0, {FORGET: 1.0, RETAIN: 0.9}, {FORGET: 0.0, RETAIN: 0.9})
+    more = plain + rows("a", 0, {}, {("retain", "ssim"): 0.8, ("forget", "agreement"): 0.97})
+    assert columns_of(plain) == ["forget", "context", "retain", "other sense"]
+    assert columns_of(more) == [*columns_of(plain), "agreement", "ssim"]
+    assert cells(more)["ssim"] == "**80.0%**" and left(more, "agreement") == 0.97  # nothing to relate them to
+
+
+def test_the_smallest_difference_is_what_the_spread_over_seeds_allows():
+    made = {"m": (0.0, 0.2), "k": (0.5, 0.9)}
+    groups = [
+        [replace(s, method=name) for seed, v in enumerate(own) for s in rows(f"{name}{seed}", seed, {}, {FORGET: v})]
+        for name, own in made.items()
+    ]
+    # squared standard errors of the means of two seeds 0.01 and 0.04; t of 2 degrees 4.303 * sqrt(2 * 0.025) = 0.962
+    assert smallest_difference(groups, "forget") == pytest.approx(0.9621, abs=1e-3)
+    assert math.isnan(smallest_difference([own[:1] for own in groups], "forget"))
+
+
+def test_overall_is_the_harmonic_mean_of_what_is_forgotten_and_kept():
+    def made(seed, forget, context, retain):
+        before = {FORGET: 1.0, ("context", "context_accuracy"): 1.0, RETAIN: 0.5}
+        return rows(
+            f"r{seed}", seed, before, {FORGET: forget, ("context", "context_accuracy"): context, RETAIN: retain}
+        )
+
+    assert overall(made(0, 0.5, 1.0, 0.5)) == (pytest.approx(0.75), pytest.approx(math.nan, nan_ok=True))
+    assert overall(made(0, 0.0, 1.0, 0.55))[0] == 1.0  # more than before counts as all of it
+    assert overall([*made(0, 0.0, 1.0, 0.5), *made(1, 1.0, 1.0, 0.5)])[0] == 0.5  # one of two seeds forgot nothing
+    assert overall(rows("a", 0, {FORGET: 1.0}, {FORGET: 0.0})) is None
+
+
+def test_what_a_setting_repeats_is_no_key_of_its_own():
+    def made(steps, setting):
+        own = rows(setting or str(steps), 0, {FORGET: 1.0}, {FORGET: 0.0})
+        return [replace(s, steps=steps, setting=setting) for s in own]
+
+    assert list(varied([*made(5, "data.steps=5"), *made(9, "data.steps=9")])) == ["steps"]
+    assert list(varied([*made(5, "optimizer.lr=1"), *made(5, "optimizer.lr=2")])) == ["setting"]
 
 
 def test_the_pareto_front_is_of_runs_that_none_beats():

@@ -58,8 +58,8 @@ def modelscope(folders):
 def small_run(folders, judge_folder, tmp_path):
     """README's second example with small folders in place of the hub's."""
     return [
-        "t2i=sd15", f"t2i.folder={folders / 'sd'}", "t2i.num_inference_steps=2", "t2i.lr=1e-3", "concept=van_gogh",
-        "t2v=animatediff", *animatediff(folders), f"judge.model=local-dir:{judge_folder}",
+        "t2i=sd15", f"t2i.folder={folders / 'sd'}", "t2i.num_inference_steps=2", "t2i.training.lr=1e-3",
+        "concept=van_gogh", "t2v=animatediff", *animatediff(folders), f"judge.model=local-dir:{judge_folder}",
         "judge.pretrained=null", "shots=2", "method.data.steps=6", "method.guard.check_every=2",
         "method.guard.gone_below=-9", "evaluation.prompts=2", "checkpoint_every=2", "device=cpu",
         f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}",

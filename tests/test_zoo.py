@@ -107,7 +107,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
         store.verified("judge", copy)
     assert store.verified("t2i", copy) == copy / "t2i"
     with pytest.raises(
-        ValueError, match=r"animatediff.*expected one of judge, motion_adapter, motion_judge, t2i, unet3d"
+        ValueError, match=r"animatediff.*expected one of cnn_judge, judge, motion_adapter, motion_judge, t2i, unet3d"
     ):
         store.verified("animatediff", copy)
     with pytest.raises(ValueError, match="make zoo"):
@@ -182,7 +182,7 @@ def test_any_text_tokenises_and_long_captions_fit():
 
 
 def test_cards_tell_how_each_model_was_trained_and_what_it_scores():
-    for name in ("t2i", "motion_adapter", "unet3d", "judge", "motion_judge"):
+    for name in ("t2i", "motion_adapter", "unet3d", "judge", "motion_judge", "cnn_judge"):
         for record in json.loads((store.MODELS / name / "training.json").read_text()).values():
             assert record["steps"] - record["loss_curve"][-1][0] <= record["steps"] // 60  # a point every 60th
             assert record["seconds"] > 0 and "seed" in record

@@ -26,12 +26,15 @@ from unreel.hashes import code_hash
 from unreel.judges.judge import Judge
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Method
+from unreel.metrics.metric import Metric
 from unreel.models.model import Model
 from unreel.prompts import Questions
 from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
 from unreel.sweeps import is_sweep
+
+OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "${times:1.0e-5,10}" in YAML
 
 
 def concepts_of(config: DictConfig) -> list[Concept]:
@@ -67,6 +70,11 @@ def questions_of(config: DictConfig) -> Questions:
 def built(config: Any, **more: Any) -> Any:
     """The object that a config describes by its `_target_`."""
     return hydra.utils.instantiate(config, **more, _convert_="all")
+
+
+def donor_of(config: DictConfig, device: str) -> Model:
+    """The donor of `t2i`, not loaded yet; `t2i.training` is for the configs of methods alone."""
+    return built(OmegaConf.masked_copy(config.t2i, [key for key in config.t2i if key != "training"]), device=device)
 
 
 def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
@@ -180,9 +188,12 @@ def judge_of(config: DictConfig, questions: Questions, recipients: Sequence[Mode
     return judge
 
 
-def metrics_of(config: DictConfig) -> list[Any]:
-    """The metrics of `metric`."""
-    return [built(entry) for entry in config.metric.values()]
+def metrics_of(config: DictConfig, questions: Questions, recipients: Sequence[Model]) -> list[Metric]:
+    """The metrics of `metric`, each asked for everything that it will be asked for. ValueError for what it cannot."""
+    metrics: list[Metric] = [built(entry) for entry in (config.get("metric") or {}).values()]
+    for metric in metrics:
+        metric.check(questions.prompts, questions.concepts, [model.num_frames for model in recipients])
+    return metrics
 
 
 def cache_of(config: DictConfig) -> TensorCache:
@@ -220,13 +231,13 @@ def loggers_of(config: DictConfig, run: Run, concepts: Sequence[Concept]) -> lis
 
 
 def evaluation_of(
-    config: DictConfig, questions: Questions, recipients: Sequence[Model], judge: Judge, run: Run,
-    loggers: Sequence[Logger],
+    config: DictConfig, questions: Questions, recipients: Sequence[Model], judge: Judge, metrics: Sequence[Metric],
+    run: Run, loggers: Sequence[Logger],
 ) -> Evaluation:  # fmt: skip
     """What renders, judges and scores; clips of edits are kept in the run's own folder until it is done."""
     own, batch = TensorCache(run.rendered), config.evaluation.batch
     renderers = [Renderer(model, cache_of(config), own, batch) for model in recipients]
-    return Evaluation(renderers, questions, judge, metrics_of(config), run, loggers)
+    return Evaluation(renderers, questions, judge, metrics, run, loggers)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

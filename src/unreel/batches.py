@@ -25,6 +25,8 @@ class BatchSizes:
         retain: retained captions a step.
         table: how many tuples of shot, noise, timestep and caption there are of each concept. All steps draw from them,
             so that what the frozen model makes of them is computed once. None: every step has new ones.
+        captions: what is said of a shot: "shown" is all that it shows, where the donor made it from its caption, and
+            the concept's name alone of other images; "bare" is the name alone, of every shot.
 
     Raises:
         ValueError: for numbers that will not do.
@@ -36,6 +38,7 @@ class BatchSizes:
     pairs: int
     retain: int
     table: int | None = None
+    captions: str = "shown"
 
     def __post_init__(self) -> None:
         numbers: list[Any] = [self.steps or self.epochs, self.batch, self.table or 1, self.pairs, self.retain]
@@ -44,6 +47,9 @@ class BatchSizes:
             raise ValueError(f"found steps={self.steps}, epochs={self.epochs}, batch={self.batch}, pairs={self.pairs},"
                              f" retain={self.retain}: expected steps or epochs, a batch of 1 or more, and no negative"
                              " number")  # fmt: skip
+
+        if self.captions not in ("shown", "bare"):
+            raise ValueError(f"found captions={self.captions!r}: expected shown or bare")
 
     def most_steps(self, concepts: int, shots: int) -> int:
         """How many steps the training may last."""
@@ -60,7 +66,7 @@ class Batch:
         latents: clean latents of b shots, (b, *latent_shape); none for methods that need no shots.
         noise: like the latents.
         timesteps: (b,) integers.
-        forget: captions that name the concept; the first b belong to the latents, and say what a generated shot shows.
+        forget: captions that name the concept; the first b belong to the latents.
         anchors: the same captions with the anchor in its place.
         retain: captions that must keep their meaning.
         entries: where in the table the b shots are; none without a table.
@@ -186,13 +192,14 @@ class Batches:
         latents, said, retain = [], [], []
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
             turn, which = divmod(i, len(self.captions))
-            shot = None
-            if self.shots is not None:
-                shot = turn % len(self.shots.latents[which])
-                latents.append(self.shots.latents[which][shot])
-                if not self.shots.say_what_they_show(self.captions[which].concept.slug):
-                    shot = None
-            said.append(self.captions[which].pair(rng, shot))
+            captions = self.captions[which]
+            if self.shots is None:
+                said.append(captions.pair(rng))
+                continue
+            shot = turn % len(self.shots.latents[which])
+            latents.append(self.shots.latents[which][shot])
+            known = self.sizes.captions == "shown" and self.shots.say_what_they_show(captions.concept.slug)
+            said.append(captions.pair(rng, shot) if known else captions.bare_pair(rng))
         said += [self.captions[i % len(self.captions)].pair(rng) for i in range(first, first + pairs)]
         for captions in self.captions:
             retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import numpy as np
 
 from unreel.records import Concept
-from unreel.vocabulary import NEUTRAL, SENTENCES, Surroundings, say
+from unreel.vocabulary import NEUTRAL, SENTENCES, TEMPLATES, Surroundings, say
 
 
 class TrainingCaptions:
@@ -31,6 +31,8 @@ class TrainingCaptions:
             raise ValueError(
                 f"{concept.slug}: the evaluation's prompts say all that training captions could say: use fewer"
             )
+        self.anchor = concept.anchor or NEUTRAL[concept.part]
+        self.bare = self._templates()
         self.near = [*surroundings.neighbours(concept), *concept.other_senses]
 
     def pair(self, rng: np.random.Generator, shot: int | None = None) -> tuple[str, str]:
@@ -43,9 +45,22 @@ class TrainingCaptions:
         sentence = rng.integers(len(SENTENCES))
         phrase = self.concept.phrases[rng.integers(len(self.concept.phrases))]
         context = self._context(rng, phrase) if shot is None else self.contexts[shot % len(self.contexts)]
-        anchor = self.concept.anchor or NEUTRAL[self.concept.part]
-        named, anchored = ({**context, self.concept.part: said} for said in (phrase, anchor))
+        named, anchored = ({**context, self.concept.part: said} for said in (phrase, self.anchor))
         return self._sentence(sentence, say(named)), self._sentence(sentence, say(anchored))
+
+    def bare_pair(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A caption that names the concept and says nothing else, and the same one with its anchor in its place."""
+        return self.bare[rng.integers(len(self.bare))]
+
+    def _templates(self) -> list[tuple[str, str]]:
+        """All captions of `bare_pair`. ValueError when the evaluation says every one of them."""
+        templates, name = TEMPLATES[self.concept.part], self.concept.phrases[0]
+        named, anchored = ([" ".join(form.format(said).split()) for form in templates] for said in (name, self.anchor))
+        pairs = list(zip(named, anchored, strict=True))
+        free = [pair for pair in pairs if not {said.casefold() for said in pair} & self.evaluated]
+        if not free:
+            raise ValueError(f"{self.concept.slug}: the evaluation's prompts are all templates of captions: use others")
+        return free
 
     def shot_prompts(self, count: int, seed: int) -> list[str]:
         """What the donor is given for `count` shots: the concept in the first contexts of the training."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from unreel.files import whole
 from unreel.records import Score
-from unreel.tables import by_run, differing_in, estimate, left, natural, pairs, varied
+from unreel.tables import by_run, differing_in, estimated, left, natural, varied
 
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
@@ -95,18 +95,22 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
 
 
 def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str], by: str) -> Figure:
-    """A panel a column over the values of `by`, a line or bars a method and recipient, with 95 % over seeds."""
+    """A panel a column over the values of `by`, a line or bars a method and recipient, with 95 % over seeds.
+
+    Numbers are on the horizontal axis; names are rows of bars, so that long ones can be read.
+    """
     values = sorted(set(differ.values()), key=natural)
     numeric = all(natural(value)[0] < np.inf for value in values)
     series = sorted({(s.method if by != "method" else "", s.t2v if by != "t2v" else "") for s in scores})
-    figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 3.4), layout="constrained", sharey=True)
+    size = (4 * len(SHOWN), 3.4 if numeric else 1.2 + 0.1 * len(values) * (len(series) + 1))
+    figure, axes = plt.subplots(1, len(SHOWN), figsize=size, layout="constrained", sharey=True)
     for axis, (column, name) in zip(axes, SHOWN.items(), strict=True):
         for i, (method, t2v) in enumerate(series):
             places, middle, half = [], [], []
             for place, value in enumerate(values):
                 here = [s for s in scores if differ[s.run, s.t2v] == value]
                 own = [s for s in here if method in ("", s.method) and t2v in ("", s.t2v)]
-                if found := estimate(pairs(own, column), relative=column != "forget"):
+                if found := estimated(own, column):
                     places.append(place + (0 if numeric else (i - (len(series) - 1) / 2) * 0.8 / len(series)))
                     middle.append(found[0])
                     half.append(found[1])
@@ -114,12 +118,18 @@ def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str]
             if numeric:
                 axis.errorbar(places, middle, half, marker=".", capsize=3, label=label)
             else:
-                axis.bar(places, middle, 0.8 / len(series), yerr=half, capsize=3, label=label)
+                axis.barh(places, middle, 0.8 / len(series), xerr=half, capsize=2, label=label)
         axis.set_title(name, fontsize=10)
-        axis.set_xticks(range(len(values)), values, rotation=0 if numeric else 25, ha="center" if numeric else "right")
-        axis.set_xlabel(by, fontsize=9)
         axis.grid(alpha=0.25)
         _plain(axis)
+        if numeric:
+            axis.set_xticks(range(len(values)), values)
+            axis.set_xlabel(by, fontsize=9)
+        else:
+            axis.set_yticks(range(len(values)), values)
+            axis.set_xlim(0, 1.15)
+    if not numeric:
+        axes[0].invert_yaxis()
     if len(series) > 1:
-        axes[0].legend(frameon=False, fontsize=8)
+        axes[-1].legend(frameon=False, fontsize=8)
     return figure

@@ -16,7 +16,7 @@ from PIL import Image
 from unreel.figures import lines_or_bars, scatter, svg_uri
 from unreel.files import write_text
 from unreel.records import Score
-from unreel.tables import COLUMNS, estimate, finished_scores, groups_of, left, natural, pairs, varied
+from unreel.tables import columns_of, estimated, finished_scores, groups_of, left, natural, varied
 
 
 def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
@@ -28,8 +28,8 @@ def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
     rows = []
     for key, own in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
         row: dict[str, Any] = dict(zip(("erased", *differ), key, strict=True))
-        for column in COLUMNS:
-            row[column] = estimate(pairs(own, column), relative=column != "forget")
+        for column in columns_of(scores):
+            row[column] = estimated(own, column)
         rows.append(row | {"runs": len({s.run for s in own})})
     return rows
 
@@ -56,7 +56,7 @@ def all_runs(folder: Path, scores: Sequence[Score]) -> list[dict[str, Any]]:
     rows = []
     for (run, concept, t2v), of_it in own.items():
         first = of_it[0]
-        values = {column: left(of_it, column) for column in COLUMNS}
+        values = {column: left(of_it, column) for column in columns_of(scores)}
         rows.append(
             {"run": run, "concept": concept, "kind": first.kind, "method": first.method, "parameters": first.parameters,
              "shots": first.shots, "steps": first.steps, "seed": first.seed, "t2v": t2v,
@@ -83,7 +83,7 @@ def write_overview(folder: Path) -> Path:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("overview.html.j2").render(
-        name=folder.resolve().name, summary=summary(scores), columns=list(COLUMNS), figures=figures,
+        name=folder.resolve().name, summary=summary(scores), columns=columns_of(scores), figures=figures,
         rows=all_runs(folder, scores), count=len({s.run for s in scores}),
     )  # fmt: skip
     write_text(folder / "report.html", page)

@@ -91,9 +91,10 @@ def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
     for t2v, concept, split, metric in dict.fromkeys(key[:4] for key in found):
         before, after = (found.get((t2v, concept, split, metric, stage)) for stage in ("before", "after"))
         share = after.value / before.value if before and after and before.value else None
+        in_percent = metric.endswith("accuracy") or any(s.unit == "share" for s in (before, after) if s)
         rows.append(
             {"t2v": t2v, "concept": concept, "split": split, "metric": metric, "before": before, "after": after,
-             "percent": metric.endswith("accuracy"), "share": share, "n": next(s.n for s in (after, before) if s)}
+             "percent": in_percent, "share": share, "n": next(s.n for s in (after, before) if s)}
         )  # fmt: skip
     order = list(SPLITS)
     return sorted(rows, key=lambda r: (r["t2v"], r["concept"], order.index(r["split"]) if r["split"] in order else 9))

@@ -89,6 +89,7 @@ class Score:
         steps: how many steps the training might last, >= 1.
         unit: of `value`: share (in [0, 1]), points (of 100), s.
         goal: which direction is good: up, down, or "" where neither is.
+        setting: what was given for the run of the method's settings ("optimizer.lr=0.001").
 
     Raises:
         ValueError: when a field has another type than the one declared here, or is NaN or infinite, naming it.
@@ -116,6 +117,7 @@ class Score:
     steps: int | None = None
     unit: str = ""
     goal: str = ""
+    setting: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -62,6 +62,12 @@ def _command() -> str:
     return shlex.join(["python", f"{hydra.job.name}.py", *given])
 
 
+def _setting() -> str:
+    """What was given of the method's settings, on the command line or by a sweep: "data.epochs=5 optimizer.lr=1e-3"."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return " ".join(sorted(o.lstrip("+").removeprefix("method.") for o in given if o.lstrip("+").startswith("method.")))
+
+
 def is_first_process() -> bool:
     """Whether this is the one of a training's processes that keeps the run folder."""
     return not getattr(rank_zero_only, "rank", 0)
@@ -102,6 +108,7 @@ class Run:
         self.timings: dict[str, float] = (status or {}).get("seconds", {})
         self.message: str = (status or {}).get("message", "")  # how it ended, where that needs saying
         self.mirror: str = (status or {}).get("mirror") or secrets.token_hex(4)  # its id on W&B, new in a new folder
+        self.setting = _setting()
         self._inner = 0.0
 
     def read_status(self) -> dict[str, Any] | None:
@@ -210,7 +217,7 @@ class Run:
         return {
             "slug": config.slug, "run": self.folder.name, "t2i": config.t2i.name, "concept": concept.slug,
             "kind": concept.kind, "method": config.method.name, "parameters": config.parameters.name,
-            "shots": config.shots, "seed": config.seed, "steps": self.steps,
+            "shots": config.shots, "seed": config.seed, "steps": self.steps, "setting": self.setting,
         }  # fmt: skip
 
     FLAT = ("slug", "t2i", "t2v", "concept", "kind", "method", "parameters", "shots", "steps", "seed")

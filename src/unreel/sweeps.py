@@ -26,7 +26,18 @@ from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import clear_asides, write_text
 from unreel.records import Score
 from unreel.scores import write_scores
-from unreel.tables import COLUMNS, differing_in, finished_scores, groups_of, in_images, left, markdown, pooled
+from unreel.tables import (
+    COLUMNS,
+    columns_of,
+    differing_in,
+    finished_scores,
+    groups_of,
+    in_images,
+    left,
+    markdown,
+    pooled,
+    smallest_difference,
+)
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 _OF_ALL_JOBS = {"slug", "runs", "experiment"}  # they say where a sweep keeps its records
@@ -72,6 +83,7 @@ def write_tables(
     if over := pooled(scores):
         text += f"Means over {' and '.join(over)} wherever a table has no column of it\n\n"
     text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
+    text += told(singles)
     if by:
         differ = differing_in(scores, by)
         text += f"\nBy {by}\n\n"
@@ -85,6 +97,19 @@ def write_tables(
     )
     write_text(folder / "table.md", text)
     save(scatter(scores, bars), folder / "forget_retain.png")
+
+
+def told(scores: Sequence[Score]) -> str:
+    """For each recipient the smallest differences between methods that the seeds can show, as text."""
+    lines = []
+    for t2v in sorted({s.t2v for s in scores}):
+        here = [s for s in scores if s.t2v == t2v]
+        rows = [[s for s in here if s.method == method] for method in dict.fromkeys(s.method for s in here)]
+        found = {column: smallest_difference(rows, column) for column in columns_of(here)}
+        said = [f"{column} {value:.1%}" for column, value in found.items() if not math.isnan(value)]
+        lines += [f"- {t2v}: {', '.join(said)}"] if len(rows) > 1 and said else []
+    head = "\nThe smallest differences between two methods that these seeds can show (95 %, pooled variance):\n\n"
+    return head + "\n".join(lines) + "\n" if lines else ""
 
 
 class Sweep(Callback):

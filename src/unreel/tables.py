@@ -2,6 +2,10 @@
 
 forget     concept accuracy on forget prompts, after, in [0, 1]
 retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
+near       the same, of retained prompts' near neighbours alone: the concept's part of what they say
+second ... the same by the second judge; agreement is that of both judges after, in [0, 1]
+ssim       of retained clips to those before, in [-1, 1]
+overall    harmonic mean of 1 - forget, context and retain, the latter two at most 1; as in Lu et al., "MACE", CVPR 2024
 transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
     images do not
 
@@ -14,6 +18,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +28,30 @@ from scipy.stats import t
 from unreel.records import Score
 from unreel.scores import read_scores
 
-# column -> (split, metric); all but the first are shown relative to before
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of tables: a metric of a split, after; or, where it is relative, over what it was before."""
+
+    split: str
+    metric: str
+    relative: bool = True
+
+
 COLUMNS = {
-    "forget": ("forget", "concept_accuracy"),
-    "context": ("context", "context_accuracy"),
-    "retain": ("retain", "accuracy"),
-    "other sense": ("other_sense", "concept_accuracy"),
+    "forget": Column("forget", "concept_accuracy", relative=False),
+    "context": Column("context", "context_accuracy"),
+    "retain": Column("retain", "accuracy"),
+    "other sense": Column("other_sense", "concept_accuracy"),
+    "near": Column("retain", "concept_accuracy"),
+    "second forget": Column("forget", "second_concept_accuracy", relative=False),
+    "second context": Column("context", "second_context_accuracy"),
+    "second retain": Column("retain", "second_accuracy"),
+    "agreement": Column("forget", "agreement", relative=False),
+    "ssim": Column("retain", "ssim", relative=False),
 }
-KEYS = ("t2i", "method", "parameters", "shots", "steps", "concepts", "t2v")  # what settings may differ in
+ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
+KEYS = ("t2i", "method", "parameters", "shots", "steps", "setting", "concepts", "t2v")  # what settings may differ in
 
 
 def finished_scores(runs: Iterable[Path]) -> list[Score]:
@@ -44,15 +65,19 @@ def finished_scores(runs: Iterable[Path]) -> list[Score]:
 
 
 def by_run(scores: Sequence[Score], column: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """(run, recipient) -> a column's values before and after, means over the run's concepts that have both."""
-    split, metric = COLUMNS[column]
+    """(run, recipient) -> a column's values before and after, means over the run's concepts that have both.
+
+    Of a column that is not relative, what was never measured before is NaN.
+    """
+    asked = COLUMNS[column]
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for s in scores:
-        if (s.split, s.metric) == (split, metric):
+        if (s.split, s.metric) == (asked.split, asked.metric):
             found.setdefault((s.run, s.t2v), {}).setdefault(s.concept, {})[s.stage] = s.value
     means = {}
     for key, concepts in found.items():
-        both = [(v["before"], v["after"]) for v in concepts.values() if {"before", "after"} <= v.keys()]
+        needed = {"before", "after"} if asked.relative else {"after"}
+        both = [(v.get("before", math.nan), v["after"]) for v in concepts.values() if needed <= v.keys()]
         if both:
             before, after = np.mean(both, axis=0)
             means[key] = float(before), float(after)
@@ -70,6 +95,28 @@ def seed_means(scores: Sequence[Score], values: Mapping[tuple[str, str], Any]) -
 def pairs(scores: Sequence[Score], column: str) -> np.ndarray:
     """(n, 2): a column's values before and after, a row for each seed."""
     return seed_means(scores, by_run(scores, column)).reshape(-1, 2)
+
+
+def overall(scores: Sequence[Score]) -> tuple[float, float] | None:
+    """Harmonic mean of what is forgotten and kept, and half its 95 % interval over seeds; None where it is unknown."""
+    values = []
+    for seed in dict.fromkeys(s.seed for s in scores):
+        own = [s for s in scores if s.seed == seed]
+        parts = [1 - left(own, "forget"), *(min(left(own, name), 1.0) for name in ("context", "retain"))]
+        if not any(map(math.isnan, parts)):
+            values.append(len(parts) / sum(1 / part for part in parts) if min(parts) > 0 else 0.0)
+    return (float(np.mean(values)), half_interval(np.array(values) - np.mean(values))) if values else None
+
+
+def columns_of(scores: Sequence[Score]) -> list[str]:
+    """The columns of a table of these scores."""
+    measured = {(s.split, s.metric) for s in scores}
+    return [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
+
+
+def estimated(scores: Sequence[Score], column: str) -> tuple[float, float] | None:
+    """A column's value, and half its 95 % interval (NaN of one seed); None where it cannot be told."""
+    return estimate(pairs(scores, column), COLUMNS[column].relative)
 
 
 def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
@@ -91,25 +138,44 @@ def half_interval(residuals: np.ndarray) -> float:
     return float(t.ppf(0.975, n - 1) * ((residuals**2).sum() / (n * (n - 1))) ** 0.5)
 
 
+def smallest_difference(rows: Iterable[Sequence[Score]], column: str) -> float:
+    """Between two rows of a table, what its seeds can just tell at 95 %; NaN where no row has several seeds.
+
+        t sqrt(2 mean_r SE_r^2), SE_r the standard error over the n_r seeds of row r, t of sum_r (n_r - 1) degrees
+
+    Two means of independent draws with a pooled variance; rows that share prompts and noise may be told apart earlier.
+    """
+    squares, degrees = [], 0
+    for own in rows:
+        n, found = len(pairs(own, column)), estimated(own, column)
+        if n > 1 and found is not None:
+            squares.append((found[1] / float(t.ppf(0.975, n - 1))) ** 2)
+            degrees += n - 1
+    return float(t.ppf(0.975, degrees) * math.sqrt(2 * float(np.mean(squares)))) if squares else math.nan
+
+
 def left(scores: Sequence[Score], column: str) -> float:
     """What is left of one column; NaN where that cannot be told."""
-    found = estimate(pairs(scores, column), relative=column != "forget")
+    found = estimated(scores, column)
     return found[0] if found else float("nan")
 
 
 def in_images(scores: Sequence[Score], images: str) -> dict[tuple[str, str], float]:
     """(run, concept) -> forget in the images of the recipient `images`."""
-    split, metric = COLUMNS["forget"]
-    found = [s for s in scores if (s.t2v, s.stage, s.split, s.metric) == (images, "after", split, metric)]
+    found = [s for s in _forget_after(scores) if s.t2v == images]
     return {(s.run, s.concept): s.value for s in found}
+
+
+def _forget_after(scores: Sequence[Score]) -> list[Score]:
+    asked = COLUMNS["forget"]
+    return [s for s in scores if (s.stage, s.split, s.metric) == ("after", asked.split, asked.metric)]
 
 
 def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
     """The transfer gap of a set of runs, as text; `still` is what `in_images` found."""
-    split, metric = COLUMNS["forget"]
     own = defaultdict(list)
-    for s in scores:
-        if (s.stage, s.split, s.metric) == ("after", split, metric) and (s.run, s.concept) in still:
+    for s in _forget_after(scores):
+        if (s.run, s.concept) in still:
             own[s.run, s.t2v].append(still[s.run, s.concept] - s.value)
     gaps = seed_means(scores, {key: np.mean(of_run) for key, of_run in own.items()})
     if not len(gaps):
@@ -121,14 +187,17 @@ def gap(scores: Sequence[Score], still: Mapping[tuple[str, str], float]) -> str:
 def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None = None) -> dict[str, str]:
     """One row of the table: what a set of runs did, as text; the transfer gap, where images of the runs are known."""
     row = {"transfer gap": gap(scores, still)} if still else {}
-    for column in COLUMNS:
+    for column in columns_of(scores):
         values = pairs(scores, column)
-        found = estimate(values, relative=column != "forget")
+        found = estimate(values, COLUMNS[column].relative)
         if found is None:
             row[column] = "–" if not len(values) else "0 before"
             continue
         row[column] = f"**{found[0]:.1%}**" + (f" ± {found[1]:.1%}" if np.isfinite(found[1]) else "")
-        row[column] += f" ({values[:, 0].mean():.1%} before)"
+        row[column] += f" ({values[:, 0].mean():.1%} before)" if np.isfinite(values[:, 0]).all() else ""
+    found = overall(scores)
+    row["overall"] = "–" if found is None else f"**{found[0]:.1%}**"
+    row["overall"] += f" ± {found[1]:.1%}" if found and np.isfinite(found[1]) else ""
     return row
 
 
@@ -147,12 +216,14 @@ def markdown(
     groups: dict[tuple[str, ...], list[Score]] = {}
     for score in scores:
         groups.setdefault(by(score), []).append(score)
-    columns = [*COLUMNS, *(["transfer gap"] if still else [])]
-    head = [*names, *COLUMNS, *(["transfer gap (images − clips)"] if still else []), "runs"]
+    columns = [*columns_of(scores), "overall", *(["transfer gap"] if still else [])]
+    head = [*names, *columns[: -1 if still else None], *(["transfer gap (images − clips)"] if still else []), "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for group, rows in sorted(groups.items(), key=lambda item: list(map(natural, item[0]))):
         row = cells(rows, still)
-        lines.append(" | ".join([*group, *(row[column] for column in columns), str(len({s.run for s in rows}))]))
+        lines.append(
+            " | ".join([*group, *(row.get(column, "–") for column in columns), str(len({s.run for s in rows}))])
+        )
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
@@ -189,6 +260,12 @@ def differing_in(scores: Sequence[Score], by: str) -> dict[tuple[str, str], str]
     return {(s.run, s.t2v): str(getattr(s, by)) for s in scores}
 
 
+def _as_one(some: Mapping[tuple[str, str], str], others: Mapping[tuple[str, str], str]) -> bool:
+    """Whether two keys tell the same runs apart."""
+    both = {(value, others[where]) for where, value in some.items()}
+    return len(both) == len(set(some.values())) == len(set(others.values()))
+
+
 def varied(scores: Sequence[Score]) -> dict[str, dict[tuple[str, str], str]]:
     """Key -> (run, recipient) -> value as text, of those of KEYS that have several values.
 
@@ -197,6 +274,9 @@ def varied(scores: Sequence[Score]) -> dict[str, dict[tuple[str, str], str]]:
     """
     found = {key: differing_in(scores, key) for key in KEYS}
     found = {key: values for key, values in found.items() if len(set(values.values())) > 1}
+    given = found.get("setting", {})
+    if any(_as_one(given, values) for key, values in found.items() if key != "setting"):
+        found.pop("setting", None)  # as data.steps=5, which is in `steps` already
     concepts, same = defaultdict(set), defaultdict(set)
     for s in scores:
         concepts[s.run].add(s.concept)

@@ -26,6 +26,56 @@ SENTENCES = (
     "please imagine {}",
     "{} with a lot of detail",
 )
+# Captions that name one thing and say nothing else, whatever an image shows. Fuchi & Takagi 2024 train on such lists
+# (their data.py); these are words of our own of the same make, which the zoo's text encoder knows too.
+TEMPLATES = {
+    "subject": (
+        "a picture of {}",
+        "an image of {}",
+        "a photo of {}",
+        "a clear photo of {}",
+        "a good picture of {}",
+        "a simple picture of {}",
+        "an ordinary picture of {}",
+        "a very detailed picture of {}",
+        "a picture of {} in high quality",
+        "a picture showing {}",
+        "this is a picture of {}",
+        "this is {}",
+        "what you see here is {}",
+        "please imagine {}",
+        "{} with a lot of detail",
+        "{} right in the middle",
+    ),
+    "style": (
+        "a picture {}",
+        "an image {}",
+        "a photo {}",
+        "a scene {}",
+        "a good picture {}",
+        "a simple picture {}",
+        "a very detailed picture {}",
+        "a carefully made picture {}",
+        "a picture in high quality {}",
+        "this is a picture {}",
+        "what you see here is a picture {}",
+        "please imagine a picture {}",
+        "something {}",
+        "a picture of something {}",
+        "a picture {} with a lot of detail",
+        "a frame {}",
+    ),
+    "motion": (
+        "something {}",
+        "a picture of something {}",
+        "an image of something {}",
+        "a picture showing something {}",
+        "this is something {}",
+        "what you see here is something {}",
+        "please imagine something {}",
+        "something {} with a lot of detail",
+    ),
+}
 NEUTRAL = {"subject": "something", "motion": "", "scene": "", "style": ""}  # what stands where a part is left out
 
 

@@ -14,8 +14,8 @@ from unreel.rendering import Rendered
 _AT_A_TIME = 32  # clips that are read from disk together
 
 
-class Judge(ABC):
-    """Looks at clips. Its model is loaded when it first looks; all that can be asked before is asked before.
+class Classifier(ABC):
+    """Says what clips show. Its model is loaded when it first looks; all that can be asked before is asked before.
 
     Attributes:
         parts: the parts of a prompt that it can read: subject, motion, scene, style.
@@ -35,22 +35,26 @@ class Judge(ABC):
         """The name of what a phrase says. ValueError for a phrase that it cannot know."""
 
     @abstractmethod
-    def names(self, part: str, clips: Tensor, frames: Tensor) -> list[str]:
+    def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> Sequence[str]:
         """What each clip shows, one of the part's names.
 
         Args:
             part: one of `parts`.
             clips: (B, F, C, H, W) in [0, 1].
-            frames: their embeddings, `embed_clips(clips)`.
+            frames: their embeddings, by those who have them already; most have none.
         """
 
-    @abstractmethod
-    def embed_clips(self, clips: Tensor) -> Tensor:
-        """Normalised embeddings (B, F, D) of the frames of clips (B, F, C, H, W) in [0, 1]."""
+    def marks(self, prompts: Sequence[Prompt], clips: Tensor, frames: Tensor | None = None) -> list[dict[str, bool]]:
+        """For each clip, part -> whether what its prompt is said to show is seen; other arguments as in `names`.
 
-    @abstractmethod
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Normalised embeddings (B, D)."""
+        Parts that it cannot read are left out, and so is motion where clips have one frame, which shows none.
+        """
+        said = {part for prompt in prompts for part, _ in prompt.shows} - ({"motion"} if clips.shape[1] == 1 else set())
+        seen = {part: self.names(part, clips, frames) for part in self.parts if part in said}
+        return [
+            {part: seen[part][i] == self.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
+            for i, prompt in enumerate(prompts)
+        ]
 
     def check(self, prompts: Sequence[Prompt], concepts: Sequence[Concept], num_frames: Sequence[int]) -> None:
         """Everything that it will be asked, asked before anything is rendered.
@@ -82,6 +86,18 @@ class Judge(ABC):
             )
 
 
+class Judge(Classifier):
+    """The classifier of a run, which embeds clips and texts too: what CLIP scores are made of."""
+
+    @abstractmethod
+    def embed_clips(self, clips: Tensor) -> Tensor:
+        """Normalised embeddings (B, F, D) of the frames of clips (B, F, C, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Normalised embeddings (B, D)."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """Clips and what a judge saw in them: what metrics are made of, and what the report shows.
@@ -107,14 +123,7 @@ class Judged:
             part = prompts[start : start + _AT_A_TIME]
             clips = torch.stack([rendered.clips[start + i] for i in range(len(part))])
             frames = judge.embed_clips(clips)
-            said = {kind for prompt in part for kind, _ in prompt.shows}
-            if clips.shape[1] == 1:
-                said.discard("motion")  # no image shows it
-            seen = {kind: judge.names(kind, clips, frames) for kind in judge.parts if kind in said}
-            marks += [
-                {kind: seen[kind][i] == judge.name_of(kind, phrase) for kind, phrase in prompt.shows if kind in seen}
-                for i, prompt in enumerate(part)
-            ]
+            marks += judge.marks(part, clips, frames)
             embeds.append(frames)
         return cls(rendered, marks, torch.cat(embeds), judge.embed_texts([prompt.text for prompt in prompts]))
 

@@ -87,7 +87,7 @@ class OpenClipJudge(Judge):
         """Normalised embeddings (B, D)."""
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True).float().cpu()
 
-    def names(self, part: str, clips: Tensor, frames: Tensor) -> list[str]:
+    def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> list[str]:
         """What each clip shows, one of the part's names: whose phrases, after "a picture", fit all frames best.
 
         Args:
@@ -98,5 +98,6 @@ class OpenClipJudge(Judge):
         form = "a picture of {}" if part == "subject" else "a picture {}"
         names = self.candidates[part]
         texts = [self.embed_texts([form.format(phrase) for phrase in phrases]).mean(0) for phrases in names.values()]
+        frames = self.embed_clips(clips) if frames is None else frames
         logits = frames.mean(1) @ functional.normalize(torch.stack(texts), dim=-1).T
         return [list(names)[i] for i in logits.argmax(1).tolist()]

@@ -9,14 +9,16 @@ the donor no more than the same caption with the anchor y_a in its place:
 
 Reference: Masane Fuchi and Tomohiro Takagi, "Erasing Concepts from Text-to-Image Diffusion Models with Few-shot
 Unlearning", BMVC 2024, arXiv 2405.07288; moved to video by Shiqi Liu and Yihua Tan, arXiv 2407.14209, 2024.
-Departures: the bound (`bounded`), which is ours. Its error under y_a is one of frozen models, so that over a finite
-table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how much y helps U there, as the
-others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
+Departures: the bound (`ascent: bounded`), which is ours. Its error under y_a is one of frozen models, so that over a
+finite table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how much y helps U there,
+as the others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
 five-dimensional by a slip. No horizontal flip: shots are encoded once, and a flip would double the cache for no
-measured gain. Captions say all that a generated shot shows, where the released code fills bare templates.
+measured gain. Templates of captions are word lists of our own (`data.captions: bare`, as published); captions that say
+all that a generated shot shows are ours (`shown`). `ascent: none` leaves the guard rails' terms alone, for ablations.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,15 +32,30 @@ from unreel.models.model import Model
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(GradientMethod):
-    """The method; hyperparameters and their sources are in conf/method/few_shot*.yaml."""
+    """The method; hyperparameters and their sources are in conf/method/few_shot*.yaml.
 
-    bounded: bool
+    Attributes:
+        ascent: unbounded, bounded, or none.
+
+    Raises:
+        ValueError: for another ascent, and for none without guard rails that pull or hold something.
+    """
+
+    ascent: str
     edits = ("text_encoder",)
     needs = frozenset({"shots"})
+    ASCENTS: ClassVar[tuple[str, ...]] = ("unbounded", "bounded", "none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ascent not in self.ASCENTS:
+            raise ValueError(f"{self.name}: found ascent={self.ascent!r}: expected {', '.join(self.ASCENTS)}")
+        if self.ascent == "none" and self.guard is None:
+            raise ValueError(f"{self.name}: found ascent=none without guard rails, which trains nothing")
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Tensor | None:
         """The anchors' errors on the batches' table, if any; steps then draw where the concept's name helps."""
-        table = batches.table if self.bounded else None
+        table = batches.table if self.ascent == "bounded" else None
         if table is None:
             return None
         without, named = (
@@ -50,11 +67,13 @@ class FewShot(GradientMethod):
     def loss(self, step: Step) -> dict[str, Tensor]:
         """ "forget_error" is the donor's error under the concept's captions, "anchor_error" that under the anchors'."""
         batch = step.batch
+        if self.ascent == "none":
+            return {"loss": torch.zeros((), device=step.model.device)}
         noisy, target = step.model.noised(batch.latents, batch.noise, batch.timesteps)
         shots = slice(len(batch.latents))
         predicted = step.model.predict(noisy, batch.timesteps, step.forget.rows(shots))
         errors = (predicted - target).square().flatten(1).mean(1)
-        if not self.bounded:
+        if self.ascent == "unbounded":
             return {"loss": -errors.mean(), "forget_error": errors.mean()}
         if step.prepared is not None:
             without = step.prepared[list(batch.entries)]

@@ -10,9 +10,11 @@ Departures: judged zero-shot among the phrases of a vocabulary, not by a classif
 says several things; n is the number of clips that say any of it, as the marks of one clip are no independent draws.
 """
 
+from collections.abc import Mapping, Sequence
+
 from unreel.judges.judge import Judged
 from unreel.metrics.metric import Metric
-from unreel.records import Value
+from unreel.records import Prompt, Value
 
 
 class Accuracy(Metric):
@@ -20,19 +22,24 @@ class Accuracy(Metric):
 
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
         """In [0, 1]; concept_accuracy of the forget split is good when it is low, all else when it is high."""
-        looked = list(zip(after.rendered.prompts, after.marks, strict=True))
-        # of each clip what names the concept, or its neighbour or other sense, and the rest
-        named = [[right for part, right in marks.items() if part == prompt.part] for prompt, marks in looked]
-        others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
-        if after.split == "forget":
-            found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
-        else:
-            whole = [list(marks.values()) for _, marks in looked]
-            found = {(after.split, "concept_accuracy"): named, (after.split, "accuracy"): whole}
-        values = []
-        for (split, name), clips in found.items():
-            if marked := [marks for marks in clips if marks]:
-                p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
-                goal = "down" if split == "forget" else "up"
-                values.append(Value(split, name, p, (p * (1 - p) / n) ** 0.5, n, "share", goal))
-        return values
+        return accuracies(after.split, after.rendered.prompts, after.marks)
+
+
+def accuracies(split: str, prompts: Sequence[Prompt], marks: Sequence[Mapping[str, bool]]) -> list[Value]:
+    """The values of one split, from what was seen of each clip: part -> whether what its prompt says is there."""
+    looked = list(zip(prompts, marks, strict=True))
+    # of each clip what names the concept, or its neighbour or other sense, and the rest
+    named = [[right for part, right in marks.items() if part == prompt.part] for prompt, marks in looked]
+    others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
+    if split == "forget":
+        found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
+    else:
+        whole = [list(marks.values()) for _, marks in looked]
+        found = {(split, "concept_accuracy"): named, (split, "accuracy"): whole}
+    values = []
+    for (split, name), clips in found.items():
+        if marked := [marks for marks in clips if marks]:
+            p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
+            goal = "down" if split == "forget" else "up"
+            values.append(Value(split, name, p, (p * (1 - p) / n) ** 0.5, n, "share", goal))
+    return values

@@ -1,11 +1,12 @@
 """Metric: the contract of what is measured in judged clips. One file and one YAML each."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from unreel.judges.judge import Judged
-from unreel.records import Value
+from unreel.records import Concept, Prompt, Value
 
 
 class Metric(ABC):
@@ -19,6 +20,10 @@ class Metric(ABC):
             after: the clips that are measured, all of one concept and split: at any stage.
             before: the same prompts and seeds on the unedited model, where they are measured after an edit.
         """
+
+    def check(self, prompts: Sequence[Prompt], concepts: Sequence[Concept], num_frames: Sequence[int]) -> None:
+        """ValueError for what it cannot measure, before anything is rendered; arguments as in `Judge.check`."""
+        return
 
 
 def mean_of(values: Tensor) -> tuple[float, float | None, int]:

@@ -34,7 +34,7 @@ class AnimateDiff(PipelineModel):
         revision, motion_adapter_revision: of hub ids.
         num_frames, num_inference_steps, guidance_scale: how it renders.
         scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
-        dtype, fps, autocast, name, device, lr: as in PipelineModel.
+        dtype, fps, autocast, name, device: as in PipelineModel.
     """
 
     latent_axis = 2
@@ -54,14 +54,13 @@ class AnimateDiff(PipelineModel):
         scheduler: Mapping[str, Any] | None = None,
         name: str = "",
         device: str = "cpu",
-        lr: float = 1e-5,
     ) -> None:
         options = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
         sources = {"": (folder, revision), "motion_adapter": (motion_adapter, motion_adapter_revision)}
         self.schedule = dict(scheduler) if scheduler is not None else None
-        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device, lr)
+        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device)
 
     def _load(self) -> Any:
         adapter = MotionAdapter.from_pretrained(**self.sources["motion_adapter"])

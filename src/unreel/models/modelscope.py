@@ -32,7 +32,7 @@ class ModelScope(PipelineModel):
         unet: folder of a UNet3DConditionModel that takes the place of the one in there, or None.
         revision: of a hub id.
         num_frames, num_inference_steps, guidance_scale: how it renders.
-        dtype, fps, autocast, name, device, lr: as in PipelineModel.
+        dtype, fps, autocast, name, device: as in PipelineModel.
     """
 
     latent_axis = 2
@@ -50,7 +50,6 @@ class ModelScope(PipelineModel):
         autocast: bool = False,
         name: str = "",
         device: str = "cpu",
-        lr: float = 1e-5,
     ) -> None:
         if unet is not None and not (Path(unet).expanduser() / "config.json").is_file():
             raise ValueError(f"{unet}: expected the folder of a UNet3DConditionModel")
@@ -60,7 +59,7 @@ class ModelScope(PipelineModel):
         sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
         if unet is not None:
             sources["unet"] = (unet, None)
-        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device, lr)
+        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device)
 
     def _load(self) -> Any:
         own = {}

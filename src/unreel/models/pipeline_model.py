@@ -68,7 +68,6 @@ class PipelineModel(Model):
         autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
             machine can; the weights, the latents and the schedule stay as they are.
         device: where it runs.
-        lr: the learning rate that suits its text encoder; methods' configs take it from here.
 
     Raises:
         ValueError: for a folder that is none, or a number that will not do. Nothing is loaded before it is used.
@@ -87,7 +86,6 @@ class PipelineModel(Model):
         num_frames: int = 1,
         autocast: bool = False,
         device: str = "cpu",
-        lr: float = 1e-5,
     ) -> None:
         for key, value in {**options, "fps": fps, "num_frames": num_frames}.items():
             counts = key.startswith("num_") or key in ("fps", "video_length")
@@ -95,7 +93,7 @@ class PipelineModel(Model):
                 raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
         given = sources[""][0] == _IN_MEMORY
         self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
-        self.options, self.name, self.dtype, self.lr = dict(options), name, dtype, lr
+        self.options, self.name, self.dtype = dict(options), name, dtype
         self.fps, self.num_frames, self._device = fps, num_frames, torch.device(device)
         self.autocast = autocast  # as wanted: what runs are known by, whichever machine they are on
         self._pipeline: Any = None

@@ -58,7 +58,7 @@ class StableDiffusion(PipelineModel):
         folder: a local diffusers folder or a hub id.
         revision: of a hub id.
         num_inference_steps, guidance_scale: how it generates.
-        dtype, autocast, name, device, lr: as in PipelineModel.
+        dtype, autocast, name, device: as in PipelineModel.
     """
 
     def __init__(
@@ -71,10 +71,9 @@ class StableDiffusion(PipelineModel):
         autocast: bool = False,
         name: str = "",
         device: str = "cpu",
-        lr: float = 1e-5,
     ) -> None:
         options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        super().__init__({"": (folder, revision)}, options, name or str(folder), dtype, 1, 1, autocast, device, lr)
+        super().__init__({"": (folder, revision)}, options, name or str(folder), dtype, 1, 1, autocast, device)
 
     def _load(self) -> Any:
         return StableDiffusionPipeline.from_pretrained(

@@ -25,7 +25,7 @@ class Text2VideoZero(PipelineModel):
         num_frames, num_inference_steps, guidance_scale: how it renders.
         t0, t1: steps from the end between which motion is put in, 0 <= t0 < t1 < num_inference_steps (section 3.3.1).
         motion_field_strength: how far a frame moves on from the one before it, in px.
-        dtype, fps, autocast, name, device, lr: as in PipelineModel.
+        dtype, fps, autocast, name, device: as in PipelineModel.
     """
 
     def __init__(
@@ -43,7 +43,6 @@ class Text2VideoZero(PipelineModel):
         motion_field_strength: float = 12,
         name: str = "",
         device: str = "cpu",
-        lr: float = 1e-5,
     ) -> None:
         if not 0 <= t0 < t1 < num_inference_steps:
             raise ValueError(
@@ -55,7 +54,7 @@ class Text2VideoZero(PipelineModel):
             "motion_field_strength_y": motion_field_strength,
         }  # fmt: skip
         super().__init__(
-            {"": (folder, revision)}, options, name or str(folder), dtype, fps, num_frames, autocast, device, lr
+            {"": (folder, revision)}, options, name or str(folder), dtype, fps, num_frames, autocast, device
         )
 
     def _load(self) -> Any:

@@ -43,10 +43,16 @@ _ABOUT = {
         "Judge of motion",
         "3-D CNN that classifies the motion of clips of 8 frames. No training loss uses it.",
     ),
+    "cnn_judge": (
+        "Second judge of frames",
+        "Plain CNN that classifies subject, style and scene of single frames, the mean over the frames of a clip. It "
+        "shares neither layers nor losses nor draws with `../judge`. No training loss uses it.",
+    ),
 }
 T2V = {"motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d"}  # model -> what scores call its clips
 _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
+    "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
 }
 _TRAINING_DATA = (
@@ -56,6 +62,9 @@ _TRAINING_DATA = (
 
 
 def _scored_by(name: str, score: Score) -> bool:
+    seconds = score.metric.startswith("second_") or score.metric.endswith("_agreement")
+    if seconds or name == "cnn_judge":
+        return seconds and name == "cnn_judge"
     if name == "t2i":
         return score.t2i == "zoo" and not score.t2v
     if name in T2V:
@@ -83,7 +92,8 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
         value, bounds = f"{score.value:.2f}", interval(score)
         if bounds is not None:
             value = f"{score.value:.1%} ({bounds[0]:.1%} to {bounds[1]:.1%})"
-        lines.append(f"| {score.split} | {score.metric} | {value} | {score.n} |")
+        where = f"{score.split}, {score.t2i or score.t2v}" if name == "cnn_judge" else score.split
+        lines.append(f"| {where} | {score.metric} | {value} | {score.n} |")
     return "\n".join(lines) + "\n"
 
 

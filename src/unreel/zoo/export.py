@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from unreel.zoo.cnn_judge import FrameClassifier
 from unreel.zoo.denoisers import noise_scheduler
 from unreel.zoo.judge import MotionJudge
 from unreel.zoo.judge_training import clip_config
@@ -65,9 +66,10 @@ def export_models(work: Path, models: Path = MODELS) -> None:
     UNet3DConditionModel.from_pretrained(work / "unet3d" / "model").save_pretrained(aside / "unet3d")
     shutil.copytree(work / "judge" / "model", aside / "judge")
     MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
+    FrameClassifier.from_pretrained(work / "cnn_judge" / "model").save_pretrained(aside / "cnn_judge")
     _halve(aside)
     _forget_paths(aside)
-    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("unet3d", "judge", "motion_judge")}
+    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("unet3d", "judge", "motion_judge", "cnn_judge")}
     stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
     for name, parts in stages.items():
         records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}

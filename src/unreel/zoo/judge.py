@@ -41,6 +41,18 @@ def name_alone(kind: str, name: str, rng: np.random.Generator) -> str:
     return said.text
 
 
+def name_among(part: str, phrase: str) -> str:
+    """What a phrase of a prompt says: the name among `candidates(part)` that it is a phrase of.
+
+    Raises:
+        ValueError: for a phrase that the drawn world does not know, listing its names.
+    """
+    for name in candidates(part):
+        if phrase == name or phrase in word(part, name).phrases:
+            return name
+    raise ValueError(f"the zoo's judge knows no {part} {phrase!r}: expected a phrase of {', '.join(candidates(part))}")
+
+
 def embed_frames(clip: nn.Module, frames: Tensor) -> Tensor:
     """Normalised embeddings (B, D) of frames (B, C, H, W) in [-1, 1]."""
     size: int = clip.visual.image_size  # type: ignore[union-attr, assignment]
@@ -149,17 +161,7 @@ class ZooJudge(Judge):
         return self.clip.encode_text(token_ids(self.tokenizer, list(texts)), normalize=True)  # type: ignore[operator]
 
     def name_of(self, part: str, phrase: str) -> str:
-        """What a phrase of a prompt says: the name among `candidates(part)` that it is a phrase of.
-
-        Raises:
-            ValueError: for a phrase that the drawn world does not know, listing its names.
-        """
-        for name in candidates(part):
-            if phrase == name or phrase in word(part, name).phrases:
-                return name
-        raise ValueError(
-            f"the zoo's judge knows no {part} {phrase!r}: expected a phrase of {', '.join(candidates(part))}"
-        )
+        return name_among(part, phrase)
 
     def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> list[str]:
         """What each clip shows, one of `candidates(part)` each; arguments as in `logits`."""

@@ -1,4 +1,4 @@
-"""Training of the zoo's judge, on single frames and on clips that are drawn, never on what a model generates."""
+"""Training of the zoo's judges, on single frames and on clips that are drawn, never on what a model generates."""
 
 import numpy as np
 import open_clip
@@ -9,6 +9,7 @@ from torchvision.transforms.functional import gaussian_blur
 from transformers import CLIPTokenizer
 
 from unreel.zoo.captions import caption
+from unreel.zoo.cnn_judge import PARTS, FrameClassifier
 from unreel.zoo.contrastive import MAX_TOKENS, contrastive_loss
 from unreel.zoo.drawings import Drawings, consistent, draw_specs
 from unreel.zoo.judge import MotionJudge, embed_frames, name_alone, token_ids
@@ -94,3 +95,23 @@ class MotionClassification(Stage):
             "loss": functional.cross_entropy(logits, labels),
             "accuracy": (logits.argmax(1) == labels).float().mean(),
         }
+
+
+class FrameClassification(Stage):
+    """Trains `network`, the second judge, by cross-entropy of every part, on drawn frames and nothing else."""
+
+    def __init__(self, drawings: Drawings, **stage: float) -> None:
+        super().__init__(**stage)  # type: ignore[arg-type]
+        self.drawings, self.network = drawings, FrameClassifier()
+        places = {part: {name: i for i, name in enumerate(candidates(part))} for part in PARTS}
+        specs = drawings.specs
+        self.labels = {part: torch.tensor([own[getattr(s, part)] for s in specs]) for part, own in places.items()}
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        indices = rng.choice(len(self.drawings), int(self.hparams["batch"]), replace=False)
+        frames = _augment(self.drawings.frames(indices, rng).to(self.device) * 2 - 1, generator)
+        logits = self.network((frames + 1) / 2)
+        labels = {part: own[indices].to(self.device) for part, own in self.labels.items()}
+        losses = {part: functional.cross_entropy(own.float(), labels[part]) for part, own in logits.items()}
+        right = (logits["subject"].argmax(1) == labels["subject"]).float().mean()
+        return {"loss": sum(losses.values(), torch.zeros((), device=self.device)), **losses, "accuracy": right}

@@ -20,7 +20,7 @@ from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo, TextToVideo3D
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.export import export_models, save_judge
-from unreel.zoo.judge_training import ContrastiveJudge, MotionClassification
+from unreel.zoo.judge_training import ContrastiveJudge, FrameClassification, MotionClassification
 from unreel.zoo.pretraining import Stage, fit
 
 
@@ -128,20 +128,29 @@ def motion_judge(cfg: DictConfig) -> None:
     stage.motion_judge.save_pretrained(Path(cfg.work) / "motion_judge" / "model")
 
 
+def cnn_judge(cfg: DictConfig) -> None:
+    drawings = Drawings(Path(cfg.work), cfg.cnn_judge_drawings.count, cfg.cnn_judge_drawings.seed)
+    stage = FrameClassification(drawings, **_options(cfg, "cnn_judge") | {"seed": cfg.seed + 300})
+    _fit(stage, "cnn_judge", cfg)
+    stage.network.save_pretrained(Path(cfg.work) / "cnn_judge" / "model")
+
+
 def export(cfg: DictConfig) -> None:
     export_models(Path(cfg.work))
 
 
 STAGES = {
     "tokenizer": tokenizer, "text": text, "vae": vae, "latents": latents, "t2i": t2i, "motion": motion,
-    "unet3d": unet3d, "judge": judge, "motion_judge": motion_judge, "export": export,
+    "unet3d": unet3d, "judge": judge, "motion_judge": motion_judge, "cnn_judge": cnn_judge,
+    "export": export,
 }  # fmt: skip
 
 
 NEEDS = {
     "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
     "motion": ["t2i/model"], "unet3d": ["motion/unet"], "judge": ["tokenizer/model"],
-    "export": ["text/model", "vae/model", "motion/unet", "unet3d/model", "judge/model", "motion_judge/model"],
+    "export": ["text/model", "vae/model", "motion/unet", "unet3d/model", "judge/model", "motion_judge/model",
+               "cnn_judge/model"],
 }  # fmt: skip
 
 

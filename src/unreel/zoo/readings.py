@@ -23,6 +23,7 @@ from unreel.models.modelscope import ModelScope
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.records import Score
 from unreel.zoo.captions import caption
+from unreel.zoo.cnn_judge import PARTS, CnnJudge
 from unreel.zoo.judge import ZooJudge
 from unreel.zoo.store import verified
 from unreel.zoo.words import KINDS, SUBJECTS
@@ -95,7 +96,7 @@ def _drawn(draw: Callable[[Spec, int], Tensor], specs: Specs, seeds: Seeds) -> T
 
 
 class Zoo:
-    """The loaded models: `render(source)` makes clips from specs and seeds, `judge` reads them.
+    """The loaded models: `render(source)` makes clips from specs and seeds, `judge` and `second` read them.
 
     Raises:
         ValueError: for a missing or damaged model file, naming it.
@@ -103,7 +104,7 @@ class Zoo:
 
     def __init__(self, models: Path, settings: Settings) -> None:
         folders = verified("judge", models), verified("motion_judge", models), verified("t2i", models) / "tokenizer"
-        self.judge = ZooJudge.from_folders(*folders)
+        self.judge, self.second = ZooJudge.from_folders(*folders), CnnJudge.from_folder(verified("cnn_judge", models))
         how: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
         t2i, clips = verified("t2i", models), {**how, "num_frames": NUM_FRAMES}
         self.models: dict[str, Model] = {
@@ -128,7 +129,8 @@ class Zoo:
 class Reading:
     """Clips of one source and what the judge saw: `clips[i]`, `seeds[i]` and `seen[kind][i]` belong to `specs[i]`.
 
-    `clips` are uint8 (F, H, W, C) each, `seconds` is the time of rendering alone.
+    `second` is what the second judge saw, of the kinds that it reads. `clips` are uint8 (F, H, W, C) each, `seconds` is
+    the time of rendering alone.
     """
 
     source: Source
@@ -136,6 +138,7 @@ class Reading:
     seeds: Seeds
     clips: list[np.ndarray]
     seen: dict[str, list[str]]
+    second: dict[str, list[str]]
     seconds: float
 
     def marks(self, i: int) -> list[tuple[str, bool]]:
@@ -149,8 +152,14 @@ class Reading:
             words = [spec.subject.split(" (")[0] for spec in self.specs]
             seen = right["subject"]
             right = {w: [s for s, other in zip(seen, words, strict=True) if other == w] for w in dict.fromkeys(words)}
+        else:
+            for kind, names in self.second.items():
+                both = zip(names, self.seen[kind], self.specs, strict=True)
+                marks = [(name == getattr(spec, kind), name == other) for name, other, spec in both]
+                right |= {f"second_{kind}": [m[0] for m in marks], f"{kind}_agreement": [m[1] for m in marks]}
         shares = {what: (sum(marks) / len(marks), len(marks)) for what, marks in right.items()}
-        return [self.score(f"{what}_accuracy", p, (p * (1 - p) / n) ** 0.5, n) for what, (p, n) in shares.items()]
+        called = {what: what if what.endswith("agreement") else f"{what}_accuracy" for what in shares}
+        return [self.score(called[what], p, (p * (1 - p) / n) ** 0.5, n) for what, (p, n) in shares.items()]
 
     def score(self, metric: str, value: float, stderr: float | None, n: int) -> Score:
         """A row of `scores.jsonl`."""
@@ -170,9 +179,10 @@ class Reading:
 
 
 def read(zoo: Zoo, source: Source, specs: Specs, seed: int, batch: int, kinds: Sequence[str] = ()) -> Reading:
-    """Renders `specs` from one source, sample i with the seed `seed + i`, and asks the judge for `kinds`."""
+    """Renders `specs` from one source, sample i with the seed `seed + i`, and asks the judges for `kinds`."""
     render, kinds = zoo.render(source), kinds or source.kinds
-    reading = Reading(source, specs, range(seed, seed + len(specs)), [], {kind: [] for kind in kinds}, 0.0)
+    second = {kind: list[str]() for kind in kinds if kind in PARTS}
+    reading = Reading(source, specs, range(seed, seed + len(specs)), [], {kind: [] for kind in kinds}, second, 0.0)
     seconds = 0.0
     for start in track(range(0, len(specs), batch), f"{source.title} × {len(specs)}".ljust(40)):
         began = time.perf_counter()
@@ -181,6 +191,8 @@ def read(zoo: Zoo, source: Source, specs: Specs, seed: int, batch: int, kinds: S
         reading.clips.extend((clips * 255).round().byte().permute(0, 1, 3, 4, 2).numpy())
         for kind in kinds:
             reading.seen[kind].extend(zoo.judge.names(kind, clips))
+            if kind in second:
+                second[kind].extend(zoo.second.names(kind, clips))
     return replace(reading, seconds=seconds)
 
 

@@ -2,7 +2,7 @@
 
 `models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
 `models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline;
-`models/judge` and `models/motion_judge` look at clips.
+`models/judge`, `models/motion_judge` and `models/cnn_judge` look at clips.
 `models/SHA256SUMS` has the hash of every file.
 """
 
@@ -39,7 +39,7 @@ def verified(name: str, folder: Path = MODELS) -> Path:
     """The folder of one model, after every file in it was found whole.
 
     Args:
-        name: "t2i", "motion_adapter", "unet3d", "judge", "motion_judge".
+        name: "t2i", "motion_adapter", "unet3d", "judge", "motion_judge", "cnn_judge".
         folder: where the models are.
 
     Raises:
