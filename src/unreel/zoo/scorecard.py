@@ -51,7 +51,6 @@ BARS: Mapping[Source, Mapping[str, float]] = {
     T2V[1]: {"subject": 0.87, "style": 0.92, "motion": 0.85},
     TWO_SENSES: {name.split(" (")[0]: 0.88 for name in SENSES},
 }
-JUDGES_AGREE = 0.97  # share of clips of which both judges name the same
 LONG_MAY_LOSE = 0.04  # what a prompt of 20 words and more may cost, against a short one on the same specs and seeds
 
 
@@ -66,8 +65,6 @@ def bar(score: Score, scores: Sequence[Score]) -> float | None:
     if source in LONG:
         short = {(s.t2v, s.metric): s.value for s in scores if s.split == "held_out"}
         return short[score.t2v, score.metric] - LONG_MAY_LOSE
-    if score.metric.endswith("_agreement"):
-        return JUDGES_AGREE
     return BARS[source].get(score.metric.removesuffix("_accuracy"))
 
 
