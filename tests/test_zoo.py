@@ -76,7 +76,7 @@ def test_every_shipped_file_has_its_hash():
 
 def test_the_zoo_is_small_and_fp16_safetensors_only():
     files = [p for p in store.MODELS.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 60e6
+    assert sum(p.stat().st_size for p in files) < 100e6  # the limit of all models together; the second judge has 3.4 MB
     assert max(p.stat().st_size for p in files) < 25e6
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".jsonl", ".md", ".txt", ".png", ""}
     for path in store.MODELS.rglob("*.safetensors"):
