@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -66,7 +67,8 @@ def setting_means(scores: Sequence[Score]) -> np.ndarray:
 def colours(scores: Sequence[Score]) -> dict[str, list[Score]]:
     """What gets a colour of its own -> its scores: methods, or, of one method, what its settings differ in first."""
     key = "method" if len({s.method for s in scores}) > 1 else next((k for k in varied(scores) if k != "run"), "method")
-    differ, prefix = differing_in(scores, key), "" if key in ("method", "t2i", "parameters", "t2v") else f"{key} "
+    says_what_it_is = key in ("method", "t2i", "parameters", "setting", "t2v")
+    differ, prefix = differing_in(scores, key), "" if says_what_it_is else f"{key} "
     values = sorted(set(differ.values()), key=natural)
     return {prefix + value: [s for s in scores if differ[s.run, s.t2v] == value] for value in values}
 
@@ -76,12 +78,15 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
 
     The Pareto front is of the means: of single runs, with a few clips each, it would be the luckiest ones.
     """
-    figure, axis = plt.subplots(figsize=(6, 4.4), layout="constrained")
-    means = []
-    for i, (name, own) in enumerate(colours(scores).items()):
+    coloured, means = colours(scores), []
+    many = len(coloured) > 8  # then the legend is below the points
+    figure, axis = plt.subplots(figsize=(6, 4.4 + 0.2 * many * len(coloured)), layout="constrained")
+    axis.set_prop_cycle(color=color_sequences["tab20" if len(coloured) > 10 else "tab10"])
+    for name, own in coloured.items():
         points = setting_means(own)
-        axis.plot(*forget_retain(own).T, ".", markersize=7, markeredgewidth=0, alpha=0.3, color=f"C{i}")
-        axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", color=f"C{i}", label=name)
+        (mean,) = axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", label=name, zorder=3)
+        colour = mean.get_color()
+        axis.plot(*forget_retain(own).T, ".", markersize=7, markeredgewidth=0, alpha=0.3, color=colour)
         means.append(points)
     front = pareto(np.concatenate(means))
     axis.plot(*front.T, color="black", linewidth=0.9, marker=".", markersize=4, label="Pareto front of means")
@@ -90,7 +95,10 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
             line(bars[column], color="grey", linewidth=0.8, linestyle=":")
     axis.set(xlabel="concept still seen (lower is better)", ylabel="retained accuracy of before (higher is better)")
     _plain(axis)
-    axis.legend(frameon=False, fontsize=8)
+    if many:
+        figure.legend(loc="outside lower left", frameon=False, fontsize=7)
+    else:
+        axis.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -18,7 +18,6 @@ all that a generated shot shows are ours (`shown`). `ascent: none` leaves the gu
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +27,8 @@ from unreel.batches import Batches, Step, denoising_errors
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Model
+
+ASCENTS = ("unbounded", "bounded", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,11 @@ class FewShot(GradientMethod):
     ascent: str
     edits = ("text_encoder",)
     needs = frozenset({"shots"})
-    ASCENTS: ClassVar[tuple[str, ...]] = ("unbounded", "bounded", "none")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ascent not in self.ASCENTS:
-            raise ValueError(f"{self.name}: found ascent={self.ascent!r}: expected {', '.join(self.ASCENTS)}")
+        if self.ascent not in ASCENTS:
+            raise ValueError(f"{self.name}: found ascent={self.ascent!r}: expected {', '.join(ASCENTS)}")
         if self.ascent == "none" and self.guard is None:
             raise ValueError(f"{self.name}: found ascent=none without guard rails, which trains nothing")
 

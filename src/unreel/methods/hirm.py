@@ -29,7 +29,7 @@ from unreel.batches import Batches, Step
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Model
-from unreel.vocabulary import NEUTRAL, say
+from unreel.vocabulary import say
 
 TARGETS = ("anchor", "random")
 PROMPTS = ("names", "captions")
@@ -95,7 +95,7 @@ class HiRM(GradientMethod):
         last_projection(model)
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Prepared:
-        said = [(c.part, phrase, c.anchor or NEUTRAL[c.part]) for c in task.concepts for phrase in c.phrases]
+        said = [(c.concept.part, phrase, c.anchor) for c in task.captions for phrase in c.concept.phrases]
         with torch.no_grad():
             shape = high_level(reference, [""])[0].shape
         r = torch.randn(shape, generator=torch.Generator().manual_seed(task.seed))

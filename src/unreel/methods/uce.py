@@ -24,7 +24,7 @@ from unreel.captions import TrainingCaptions
 from unreel.methods.closed_form import ClosedFormMethod, ridge
 from unreel.methods.method import Task
 from unreel.models.model import Model
-from unreel.vocabulary import NEUTRAL, say
+from unreel.vocabulary import say
 
 TOKENS = ("last", "all")
 _AT_ONCE = 32  # texts
@@ -103,12 +103,11 @@ class UCE(ClosedFormMethod):
     def texts(self, captions: TrainingCaptions) -> tuple[list[str], list[str], list[str]]:
         """Texts that name the concept, what guides each of them, and texts that are preserved; none is evaluated."""
         concept = captions.concept
-        anchor = concept.anchor or NEUTRAL[concept.part]
 
         def around(phrase: str) -> list[str]:
             return [template.format(say({concept.part: phrase})) for template in self.templates]
 
-        guides = around(anchor) if self.guide is None else [self.guide] * len(self.templates)
+        guides = around(captions.anchor) if self.guide is None else [self.guide] * len(self.templates)
         pairs = {said: guide for phrase in concept.phrases for said, guide in zip(around(phrase), guides, strict=True)}
         pairs = {said: guide for said, guide in pairs.items() if said.casefold() not in captions.evaluated}
         if not pairs:

@@ -4,6 +4,8 @@ Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusio
 section 3.1. Departures: no perceptual or adversarial term; an L1 on image gradients keeps strokes and thin lines.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -23,9 +25,9 @@ class Autoencoder(Stage):
     """Trains `vae`; `kl_weight` is per latent element."""
 
     def __init__(
-        self, drawings: Drawings, channels: list[int], latent_channels: int, kl_weight: float, **stage: float
+        self, drawings: Drawings, channels: list[int], latent_channels: int, kl_weight: float, **stage: Any
     ) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+        super().__init__(**stage)
         self.drawings, self.kl_weight = drawings, kl_weight
         self.vae = AutoencoderKL(
             block_out_channels=tuple(channels),

@@ -62,9 +62,9 @@ _TRAINING_DATA = (
 
 
 def _scored_by(name: str, score: Score) -> bool:
-    seconds = score.metric.startswith("second_") or score.metric.endswith("_agreement")
-    if seconds or name == "cnn_judge":
-        return seconds and name == "cnn_judge"
+    of_second = score.metric.startswith("second_") or score.metric.endswith("_agreement")
+    if of_second or name == "cnn_judge":
+        return of_second and name == "cnn_judge"
     if name == "t2i":
         return score.t2i == "zoo" and not score.t2v
     if name in T2V:

@@ -54,6 +54,7 @@ class CnnJudge(Classifier):
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._looked: tuple[Tensor, dict[str, Tensor]] | None = None  # the last clips: every part asks for the same
 
     @classmethod
     @cache  # nothing changes it, and the runs of a sweep share it
@@ -75,9 +76,13 @@ class CnnJudge(Classifier):
     @torch.inference_mode()
     def logits(self, clips: Tensor) -> dict[str, Tensor]:
         """Part -> how much clips (B, F, C, H, W) in [0, 1] look like each of `candidates(part)`, (B, n)."""
+        if self._looked is not None and self._looked[0] is clips:
+            return self._looked[1]
         found = [self.network(frames) for frames in clips.float().flatten(0, 1).split(256)]
         joined = {part: torch.cat([each[part] for each in found]).log_softmax(-1) for part in PARTS}
-        return {part: each.unflatten(0, clips.shape[:2]).mean(1) for part, each in joined.items()}
+        logits = {part: each.unflatten(0, clips.shape[:2]).mean(1) for part, each in joined.items()}
+        self._looked = clips, logits
+        return logits
 
     def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> Sequence[str]:
         """What each clip shows, one of `candidates(part)` each."""

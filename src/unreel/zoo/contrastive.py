@@ -9,6 +9,7 @@ clips that differ in one word.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,9 +79,9 @@ class ContrastiveText(Stage):
     FRAMES = (0, 2, 5, 7)
 
     def __init__(
-        self, drawings: Drawings, tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **stage: float
+        self, drawings: Drawings, tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **stage: Any
     ) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+        super().__init__(**stage)
         self.drawings, self.tokenizer = drawings, tokenizer
         self.text_encoder = CLIPTextModel(
             CLIPTextConfig(

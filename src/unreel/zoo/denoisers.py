@@ -11,6 +11,8 @@ starts from the T2I and learns all of its weights, from clips and from stills as
 al., ModelScope, 2023, arXiv 2308.06571, section 3.3.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
@@ -102,9 +104,9 @@ class TextToImage(Stage):
     """Trains `unet` on single frames."""
 
     def __init__(
-        self, data: Conditioning, channels: list[int], layers_per_block: int, heads: int, **stage: float
+        self, data: Conditioning, channels: list[int], layers_per_block: int, heads: int, **stage: Any
     ) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+        super().__init__(**stage)
         self.data, self.scheduler = data, noise_scheduler()
         self.unet = UNet2DConditionModel(
             sample_size=data.latents.shape[-1],
@@ -155,8 +157,8 @@ def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionMod
 class TextToVideo(Stage):
     """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, by the shared weights, `unet` on stills."""
 
-    def __init__(self, data: Conditioning, unet: UNet2DConditionModel, heads: int, stills: int, **stage: float) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+    def __init__(self, data: Conditioning, unet: UNet2DConditionModel, heads: int, stills: int, **stage: Any) -> None:
+        super().__init__(**stage)
         self.data, self.scheduler, self.stills, self.unet = data, noise_scheduler(), stills, unet
         adapter = MotionAdapter(
             block_out_channels=unet.config.block_out_channels,
@@ -212,9 +214,9 @@ class TextToVideo3D(Stage):
         channels: list[int],
         head_dim: int,
         stills: int,
-        **stage: float,
+        **stage: Any,
     ) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+        super().__init__(**stage)
         self.data, self.scheduler, self.stills = data, noise_scheduler(), stills
         self.video_unet = UNet3DConditionModel(
             sample_size=unet.config.sample_size,

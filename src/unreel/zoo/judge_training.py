@@ -1,5 +1,7 @@
 """Training of the zoo's judges, on single frames and on clips that are drawn, never on what a model generates."""
 
+from typing import Any
+
 import numpy as np
 import open_clip
 import torch
@@ -48,8 +50,8 @@ class ContrastiveJudge(Stage):
     each candidate, which is the question that the judge will be asked.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, **stage: float) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+    def __init__(self, tokenizer: CLIPTokenizer, **stage: Any) -> None:
+        super().__init__(**stage)
         self.tokenizer = tokenizer
         self.clip = open_clip.CLIP(**clip_config(len(tokenizer)))
 
@@ -76,8 +78,8 @@ class ContrastiveJudge(Stage):
 class MotionClassification(Stage):
     """Trains `motion_judge` by cross-entropy; a frozen clip counts as still, whatever its frame suggests."""
 
-    def __init__(self, drawings: Drawings, **stage: float) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+    def __init__(self, drawings: Drawings, **stage: Any) -> None:
+        super().__init__(**stage)
         self.drawings, self.motion_judge = drawings, MotionJudge()
         self.names = {name: index for index, name in enumerate(candidates("motion"))}
 
@@ -100,8 +102,8 @@ class MotionClassification(Stage):
 class FrameClassification(Stage):
     """Trains `network`, the second judge, by cross-entropy of every part, on drawn frames and nothing else."""
 
-    def __init__(self, drawings: Drawings, **stage: float) -> None:
-        super().__init__(**stage)  # type: ignore[arg-type]
+    def __init__(self, drawings: Drawings, **stage: Any) -> None:
+        super().__init__(**stage)
         self.drawings, self.network = drawings, FrameClassifier()
         places = {part: {name: i for i, name in enumerate(candidates(part))} for part in PARTS}
         specs = drawings.specs
