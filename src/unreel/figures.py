@@ -79,7 +79,7 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
     The Pareto front is of the means: of single runs, with a few clips each, it would be the luckiest ones.
     """
     coloured, means = colours(scores), []
-    many = len(coloured) > 8  # then the legend is below the points
+    many = len(coloured) > 6 or max(map(len, coloured)) > 40  # then the legend is below the points
     figure, axis = plt.subplots(figsize=(6, 4.4 + 0.2 * many * len(coloured)), layout="constrained")
     axis.set_prop_cycle(color=color_sequences["tab20" if len(coloured) > 10 else "tab10"])
     for name, own in coloured.items():
