@@ -194,6 +194,13 @@ def test_a_model_is_loaded_when_it_is_used_and_can_be_released(small_folders):
     assert torch.equal(model.render(["a cat"], [0]), first) and model.content == content
 
 
+def test_what_was_loaded_to_render_can_be_trained(small_folders):
+    model = StableDiffusion(small_folders / "sd", num_inference_steps=2)
+    model.render(["a cat"], [0])
+    for module in model.components.values():
+        assert all(parameter.requires_grad_(True).requires_grad for parameter in module.parameters())
+
+
 def test_a_run_is_the_same_on_every_machine_but_its_cached_clips_are_not(small_folders, tmp_path, monkeypatch):
     """A machine without bfloat16 renders other bits, which the others must not take for theirs."""
     made = {}

@@ -127,7 +127,8 @@ class PipelineModel(Model):
     @property
     def pipeline(self) -> Any:
         if self._pipeline is None:
-            self._pipeline = self._prepared(self._load().to(self._device))
+            with torch.inference_mode(False):  # or weights that are first asked for by `render` could not be trained
+                self._pipeline = self._prepared(self._load().to(self._device))
         return self._pipeline
 
     def release(self) -> None:
