@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side import ROOT, TensorCache, TrainingCaptions, assembly, compose, initialize_config_dir
+from hydra import compose, initialize_config_dir
+from side import ROOT
 from torchvision.transforms.functional import to_pil_image
 
+from unreel import assembly
+from unreel.cache import TensorCache
+from unreel.captions import TrainingCaptions
 from unreel.shots import Shots
 from unreel.sweeps import write_tables
 from unreel.tables import finished_scores
