@@ -60,12 +60,12 @@ def title(score: Score) -> str:
 
 
 def bar(score: Score, scores: Sequence[Score]) -> float | None:
-    """The least accuracy that is asked of one of the scores, if any is."""
+    """The least accuracy that is asked of one of the scores, if any is: of the models, by the first judge."""
     source = SOURCES[score.t2i, score.t2v, score.split]
-    if source in LONG:
+    if source in LONG and score.metric.removesuffix("_accuracy") in source.kinds:
         short = {(s.t2v, s.metric): s.value for s in scores if s.split == "held_out"}
         return short[score.t2v, score.metric] - LONG_MAY_LOSE
-    return BARS[source].get(score.metric.removesuffix("_accuracy"))
+    return BARS.get(source, {}).get(score.metric.removesuffix("_accuracy"))
 
 
 def contact_specs(seed: int, count: int = 16) -> list[Spec]:
