@@ -6,7 +6,7 @@ python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
 import hydra
 from omegaconf import DictConfig
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.cli import as_job, command, print_result, quiet_libraries
 from unreel.edits import Edit, method_named
 from unreel.page import write_report
@@ -21,9 +21,9 @@ def main(config: DictConfig) -> Run:
         raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
     edit = Edit.load(config.edit)
     config = assembly.rescoring(edit, config)
+    door.check(config)
     questions, device = assembly.questions_of(config), assembly.device_of(config)
-    assembly.check_numbers(config)
-    assembly.check_space(config)
+    door.check_space(config)
     recipients = assembly.recipients_of(config, device)
     judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
     metrics = assembly.metrics_of(config, questions, recipients)

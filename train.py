@@ -4,38 +4,53 @@ python train.py concept=van_gogh shots=4
 python train.py -m concept=glob(*) shots=1,2,4,8 parameters=mlp,attention
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.cli import as_job, command, print_result, quiet_libraries
 from unreel.edits import Edit, export_components
 from unreel.evaluation import Evaluation
+from unreel.judges.judge import Judge
 from unreel.methods.method import Method, Task
+from unreel.metrics.metric import Metric
 from unreel.models.model import Model
 from unreel.page import write_report
+from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
 from unreel.sharing import Share, plan
 from unreel.shots import Shots
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@as_job
-def main(config: DictConfig) -> Run:
-    quiet_libraries()
-    # every check before anything expensive: nothing is loaded until the run is known to be unfinished
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; nothing of it is loaded before it is used."""
+
+    questions: Questions
+    captions: list[TrainingCaptions]
+    shots: Shots
+    method: Method
+    donor: Model
+    recipients: list[Model]
+    judge: Judge
+    metrics: list[Metric]
+    run: Run
+
+
+def opened(config: DictConfig) -> Parts:
+    """The parts of a run, after every check that needs no model. ValueError for what will not do."""
+    door.check(config)
     questions, device, method = assembly.questions_of(config), assembly.device_of(config), assembly.built(config.method)
     texts = [prompt.text for prompt in questions.prompts]
     captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
     shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
-    assembly.check_numbers(config)
-    assembly.check_space(config)
+    door.check_space(config)
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
     donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
@@ -43,18 +58,29 @@ def main(config: DictConfig) -> Run:
     metrics = assembly.metrics_of(config, questions, recipients)
     steps = method.most_steps(len(captions), config.shots)
     run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@as_job
+def main(config: DictConfig) -> Run:
+    quiet_libraries()
+    parts = opened(config)
+    run, questions = parts.run, parts.questions
     if run.is_done():
         print_result(run)
         return run
 
     with run.timed("loading"):
-        shares = plan(donor, recipients, method, config.parameters.roles)
+        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
-            evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
-            task = Task(captions, list(config.parameters.roles), config.seed, shots)
-            carry_out(config, run, evaluation, donor, method, task, shares)
+            evaluation = assembly.evaluation_of(
+                config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
+            )
+            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
+            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares)
     if is_first_process():
         print_result(run)
     return run

@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import hydra
@@ -17,13 +19,14 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from unreel.cache import TensorCache, require_space
+from unreel.cache import TensorCache
 from unreel.concepts import KINDS, to_concept
 from unreel.edits import Edit
 from unreel.evaluation import Evaluation
 from unreel.files import whole
 from unreel.hashes import code_hash
 from unreel.judges.judge import Judge
+from unreel.metadata import Facts, MadeWith, validated
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Method
 from unreel.metrics.metric import Metric
@@ -40,6 +43,8 @@ OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "$
 def concepts_of(config: DictConfig) -> list[Concept]:
     """The concepts of a config: those of `concept`, and the one that `phrase` and `kind` give on the command line.
 
+    `images` are of the phrase, or else of the one concept.
+
     Raises:
         ValueError: when there is none, or one is not well-formed.
     """
@@ -49,7 +54,17 @@ def concepts_of(config: DictConfig) -> list[Concept]:
         slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
         if config.kind not in KINDS:
             raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
-        entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.images}
+        if slug in entries:
+            raise ValueError(f"found phrase={config.phrase!r} and concept={slug}: expected one of the two")
+        entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.get("images")}
+    elif config.get("kind") is not None:
+        raise ValueError(f"found kind={config.kind} without a phrase: expected phrase='red bicycle' kind={config.kind}")
+    elif config.get("images") is not None and entries:
+        if len(entries) > 1 or any(isinstance(e, dict) and e.get("images") for e in entries.values()):
+            raise ValueError(
+                f"found images={config.images} for {', '.join(entries)}: expected concept.NAME.images=FOLDER"
+            )
+        entries = {slug: {**entry, "images": config.images} for slug, entry in entries.items()}
     if not entries:
         hydra_is_on = GlobalHydra.instance().is_initialized()
         names = GlobalHydra.instance().config_loader().get_group_options("concept") if hydra_is_on else []
@@ -83,12 +98,16 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
     What an edit says is data and no program: recipients, judge and metrics are those that are given now.
 
     Raises:
-        ValueError: when the edit does not say what was erased.
+        ValueError: when the edit does not say what was erased, or says it in another way than a run's edit does.
     """
-    made_with, given = edit.provenance.get("config"), OmegaConf.to_container(config)
-    if not isinstance(made_with, dict) or "facts" not in edit.provenance:
+    if not {"config", "facts"} <= edit.provenance.keys():
         raise ValueError(f"{config.edit} does not say what it erases: expected the edit.safetensors of a run")
-    assert isinstance(given, dict)
+    try:
+        made_with = validated(MadeWith, edit.provenance["config"]).model_dump()
+        validated(Facts, edit.provenance["facts"])
+    except ValueError as error:
+        raise ValueError(f"{config.edit}: its config: {error}: expected the edit.safetensors of a run") from None
+    given: Any = OmegaConf.to_container(config)
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
     chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
     groups = {key: given.get(key) for key in ("t2v", "judge", "metric", "prompts", "logger")}
@@ -141,16 +160,6 @@ def check_processes(config: DictConfig, method: Method, concepts: int, device: s
             raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
 
 
-def check_numbers(config: DictConfig) -> None:
-    """ValueError for a number that would fail later; everything that has a class checks its own."""
-    counts = {"seed": 0, "evaluation.seed": 0, "evaluation.batch": 1, "checkpoint_every": 1, "least_free_mb": 0}
-    numbers = [(name, OmegaConf.select(config, name), least) for name, least in counts.items()]
-    numbers += [("evaluation.at_steps", step, 1) for step in config.evaluation.get("at_steps") or []]
-    for name, value, least in numbers:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"found {name}={value}: expected a whole number, {least} or more")
-
-
 def check_trainer(config: DictConfig) -> None:
     """ValueError for settings that Lightning's Trainer does not take, before anything is rendered."""
     try:
@@ -158,12 +167,6 @@ def check_trainer(config: DictConfig) -> None:
     except (InstantiationException, MisconfigurationException) as error:
         said = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"trainer: {said}: expected the arguments of Lightning's Trainer") from None
-
-
-def check_space(config: DictConfig) -> None:
-    """ValueError when a disk that the run writes to has less space than `least_free_mb`."""
-    for folder in (config.output or config.runs, config.cache):
-        require_space(Path(folder), config.least_free_mb)
 
 
 def recipients_of(config: DictConfig, device: str) -> list[Model]:
@@ -249,9 +252,17 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """The last checkpoint of a training there, if it was killed after it wrote one."""
+    """The last checkpoint of a training there, if it was killed after it wrote one; a damaged one is told and left."""
     path = folder / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")["erasure"]
+    except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"unreel: {path} is damaged ({said}): the training starts again", file=sys.stderr)
+        return None
+    return path
 
 
 def trainer_of(

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -20,23 +21,30 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 
 from unreel.page import score_rows
 from unreel.runs import Run
 from unreel.scores import read_scores
+from unreel.signals import Stopped, stop_on_signals
 from unreel.sweeps import is_sweep, objectives_of, record_job
 from unreel.tables import left
+
+_MOST_SAID = 1000  # characters of an error
 
 
 def command(main: Callable[[], Any]) -> None:
     """Runs a Hydra command; `key=~/folder` means the home folder, which no shell puts there and Hydra cannot read."""
     home = str(Path.home())
     sys.argv = [re.sub(r"^([\w.@+/]+=)~(?=/|$)", lambda found: found[1] + home, argument) for argument in sys.argv]
-    main()
+    stop_on_signals()
+    try:
+        main()
+    except Stopped as stopped:
+        print(f"unreel: {stopped}. The same command goes on where it can", file=sys.stderr)
+        sys.exit(stopped.status)
 
 
 def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
@@ -50,7 +58,12 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
     def job(config: DictConfig) -> Any:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
-        folder, error = "", ""
+            record_job(config)
+            if (
+                signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            ):  # a worker, which may get a signal and have it passed on too
+                stop_on_signals(again=signal.SIG_IGN)
+        folder, error, status = "", "", 1
         try:
             objectives = objectives_of(config)
             if (threads := config.get("threads")) is not None:
@@ -58,9 +71,12 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
                     raise ValueError(f"found threads={threads}: expected a whole number, 1 or more")
                 torch.set_num_threads(threads)
             run = main(config)
-            folder = str(run.folder)
+            folder, status = str(run.folder), 0
+        except Stopped as stopped:
+            error, status = str(stopped), stopped.status
+            raise
         except Exception as caught:
-            error = _one_line(caught)
+            error = one_line(caught)
             if not is_sweep():
                 if not error:
                     raise
@@ -70,9 +86,9 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
                 error = f"{type(caught).__name__}: {caught}"
             print(f"unreel: {error}", file=sys.stderr)
         finally:
-            wandb.finish(0 if folder else 1)  # or, after an error, the next run of a sweep would write into this one
-        if is_sweep():
-            record_job(config, folder, error)
+            wandb.finish(status)  # or, after an error, the next run of a sweep would write into this one
+            if is_sweep():
+                record_job(config, folder, error or ("" if folder else "it ended early"))
         if error or not objectives:
             return None
         scores = read_scores(run.folder / "scores.jsonl")
@@ -84,18 +100,26 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
     return job
 
 
-def _one_line(error: Exception) -> str:
-    """What a user can do something about, as one line; "" for all else."""
-    if isinstance(error, ValueError):
-        return " ".join(str(error).split())
+def one_line(error: BaseException) -> str:
+    """What a user can do something about, as one line of a length that can be read; "" for all else."""
+    said = " ".join(_said(error).split())
+    return said if len(said) <= _MOST_SAID else f"{said[: _MOST_SAID // 2]} ... {said[-_MOST_SAID // 2 :]}"
+
+
+def _said(error: BaseException | None) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: expected {error.full_key}=..."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename}): free some space and give the same command again"
-    if isinstance(error, SafetensorError) and "os error 28" in str(error):
-        return "the disk is full: free some space and give the same command again"
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError | OSError):
-        return " ".join(str(error.__cause__).split())
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
+        where = f" ({error.filename})" if isinstance(error, OSError) else ""
+        return f"the disk is full{where}: free some space and give the same command again"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}: expected a place that can be read and written"
+    if isinstance(error, wandb.Error):
+        return f"W&B: {error}: expected `wandb login`, logger.offline=true or logger=none"
+    if isinstance(error, ValueError | OSError | OmegaConfBaseException):
+        return str(error)
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return _said(error.__cause__)
     return ""
 
 

@@ -47,9 +47,21 @@ def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
             raise ValueError(
                 f"concept {slug}: found {key}: {config[key]!r}: expected a list, as in {key}: [a cat, a dog]"
             )
+    for key in ("name", "anchor", "images"):
+        text = config.get(key)
+        if text is not None and (
+            isinstance(text, bool)
+            or not isinstance(text, str | int | float)
+            or (key == "images" and not isinstance(text, str))
+        ):
+            raise ValueError(f"concept {slug}: found {key}: {text!r}: expected text")
     name, phrases = str(config.get("name") or "").strip(), _plain(config.get("phrases"))
     if bool(name) == bool(phrases):
         raise ValueError(f"concept {slug}: expected either name (as in name: van gogh) or phrases")
+    if kind == "object" and re.match(r"(an?|the|one) ", name, re.IGNORECASE):
+        raise ValueError(
+            f"concept {slug}: found {name!r}: expected it without an article, which captions put before it"
+        )
     phrases = phrases or _plain([form.format(name, a=_article(name)) for form in _FORMS[kind]])
     concept = Concept(
         slug=slug,
@@ -61,6 +73,8 @@ def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
         images=Path(config["images"]).expanduser() if config.get("images") else None,
         prompts=_plain(config.get("prompts")),
     )
+    if concept.anchor.casefold() in {phrase.casefold() for phrase in phrases}:
+        raise ValueError(f"concept {slug}: found the anchor {concept.anchor!r}, which is the concept: expected another")
     kept = {phrase.casefold() for phrase in (*concept.neighbours, *concept.other_senses)}
     if both := [phrase for phrase in concept.phrases if phrase.casefold() in kept]:
         raise ValueError(f"concept {slug}: {both[0]!r} is to be forgotten and kept: remove it from one of the lists")

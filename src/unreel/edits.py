@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from unreel.files import whole
 from unreel.hashes import differing, parameter_hashes, plain_name, tensor_hash
+from unreel.metadata import FORMATS, parse, seal
 
-FORMATS = ("unreel-edit-1", "unreel-edit-2")
 ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
 _CONF = Path(__file__).parents[2] / "conf" / "method"
 _DENOISERS = ("unet", "transformer")
-_MOST_CHARACTERS = 10_000_000  # of one entry of a file's metadata
 
 
 def components_of(target: Any) -> dict[str, nn.Module]:
@@ -40,6 +39,11 @@ def components_of(target: Any) -> dict[str, nn.Module]:
 def hashes_of(components: Mapping[str, nn.Module], names: Sequence[str]) -> dict[str, str]:
     """ "component/parameter" -> hash, of all parameters of some components."""
     return {f"{key}/{name}": digest for key in names for name, digest in parameter_hashes(components[key]).items()}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are finite."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
 
 
 def _listed(names: list[str], total: int) -> str:
@@ -128,6 +132,7 @@ class Edit:
             "format": FORMATS[-1], "hash": self.hash, "method": self.method, "base": json.dumps(dict(self.base)),
             "settings": json.dumps(dict(self.settings)), "provenance": json.dumps(dict(self.provenance)),
         }  # fmt: skip
+        metadata["seal"] = seal(metadata)
         with whole(path) as aside:
             save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, aside, metadata)
 
@@ -150,24 +155,38 @@ class Edit:
         if metadata.get("format") not in FORMATS:
             raise ValueError(f"{path} is no edit: found format {metadata.get('format')!r}, expected {FORMATS[-1]!r}")
         try:
-            edit = cls(tensors, *_parsed(metadata))
-        except (ValueError, KeyError) as error:
+            said = parse(metadata)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged (its metadata: {error}): make the edit again") from None
-        if metadata["format"] == FORMATS[0]:
-            tensors = {f"text_encoder/{name}": tensor for name, tensor in edit.tensors.items()}
-            base = {f"text_encoder/{name}": digest for name, digest in edit.base.items()}
-            edit = cls(tensors, base, provenance=edit.provenance)
+        before = "text_encoder/" if said.format == FORMATS[0] else ""
+        if wrong := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
+            raise ValueError(f"{path}: {_listed(wrong, len(tensors))} hold no finite numbers: make the edit again")
+        edit = cls(
+            {f"{before}{name}": tensor for name, tensor in tensors.items()},
+            {f"{before}{name}": digest for name, digest in said.base.items()},
+            said.method, said.settings, said.provenance.model_dump(exclude_none=True),
+        )  # fmt: skip
         if edit.hash != metadata.get("hash"):
             raise ValueError(f"{path} is damaged (its content has hash {edit.hash}, not {metadata.get('hash')})")
         return edit
 
     def check(self, target: Any) -> None:
         """ValueError unless the target's weights are those that the edit was made from, naming tensors that differ."""
-        if said := unshared(self.base, self._components(target)):
+        components = self._components(target)
+        if said := unshared(self.base, components):
             raise ValueError(
                 f"the edit belongs to other weights: {said} from the weights that it was made from; load the unedited"
                 " model that it was trained on"
             )
+        shapes = {
+            f"{key}/{plain_name(n)}": p.shape for key in self.components for n, p in components[key].named_parameters()
+        }
+        for name, tensor in self.tensors.items():
+            if not name.startswith(ATTACHED) and tensor.shape != shapes.get(name):
+                raise ValueError(
+                    f"the edit is damaged: found {name[:100]} of shape {tuple(tensor.shape)}: expected"
+                    f" {tuple(shapes[name]) if name in shapes else 'no such tensor'}; make the edit again"
+                )
         if self.is_attached:
             kinds, found = method_named(self.method).attaches, self.settings
             names = sorted(found.keys() | kinds.keys())
@@ -228,18 +247,6 @@ class Edit:
 def _write(changes: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
     for parameter, value in changes:
         parameter.copy_(value)
-
-
-def _parsed(metadata: Mapping[str, str]) -> tuple[dict[str, str], str, dict[str, Any], dict[str, Any]]:
-    """base, method, settings and provenance of a file's metadata. ValueError for what is none of them."""
-    for name, text in metadata.items():
-        if len(text) > _MOST_CHARACTERS:
-            raise ValueError(f"{name[:40]} has {len(text):,} characters, expected at most {_MOST_CHARACTERS:,}")
-    base, settings, provenance = (json.loads(metadata.get(k, "{}")) for k in ("base", "settings", "provenance"))
-    for what, found in (("base", base), ("settings", settings), ("provenance", provenance)):
-        if not isinstance(found, dict):
-            raise ValueError(f"{what} is {type(found).__name__}, expected keys and values")
-    return base, metadata.get("method", ""), settings, provenance
 
 
 def method_named(stem: str) -> Any:

@@ -1,5 +1,6 @@
 """Files that appear whole: written aside, then renamed, so that no reader ever finds half of one."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -7,6 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ASIDE = ".partial_"  # how the names of unfinished files begin
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK  # as of every file that the user makes
 
 
 @contextmanager
@@ -16,6 +20,7 @@ def whole(path: Path) -> Iterator[Path]:
     aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex[:12]}_{path.name}")
     try:
         yield aside
+        aside.chmod(_MODE)  # some libraries write files that nobody else may read
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

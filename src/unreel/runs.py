@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from unreel.files import ASIDE, clear_asides, write_text
 from unreel.hashes import content_key, library_versions
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
+from unreel.signals import Stopped
 
 # Settings that don't affect results and are left out of a run's identity.
 _NO_RESULTS = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
@@ -48,7 +49,10 @@ def identity(config: DictConfig, content: Sequence[str]) -> str:
 def _commit() -> str:
     """The commit that this code is, with a + when files differ from it; "" outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        return ""
 
 
 def _command() -> str:
@@ -96,15 +100,13 @@ class Run:
         name = f"{named}-{config.method.name}-{config.parameters.name}-shots{config.shots}-seed{config.seed}-{self.id}"
         below = Path(config.runs) / config.slug / re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
         self.folder = Path(config.output) if config.output else below
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file: expected output=FOLDER, a new one or that of this run")
         status = self.read_status()
         ours = (ASIDE, ".lock")
         if status is None and self.folder.is_dir() and any(not f.name.startswith(ours) for f in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
-        if status is not None and status["id"] != self.id:
-            raise ValueError(
-                f"{self.folder} belongs to another config (run {status['id']}, not {self.id}): choose another output,"
-                " or repeat the command that it was made with"
-            )
+        self._check_owner(status)
         self.timings: dict[str, float] = (status or {}).get("seconds", {})
         self.message: str = (status or {}).get("message", "")  # how it ended, where that needs saying
         self.mirror: str = (status or {}).get("mirror") or secrets.token_hex(4)  # its id on W&B, new in a new folder
@@ -118,6 +120,13 @@ class Run:
             return json.loads(path.read_text()) if path.is_file() else None
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove that folder, or choose another output") from None
+
+    def _check_owner(self, status: Mapping[str, Any] | None) -> None:
+        if status is not None and status["id"] != self.id:
+            raise ValueError(
+                f"{self.folder} belongs to another config (run {status['id']}, not {self.id}): choose another output,"
+                " or repeat the command that it was made with"
+            )
 
     @property
     def rendered(self) -> Path:
@@ -133,6 +142,9 @@ class Run:
         started, outer, self._inner = time.perf_counter(), self._inner, 0.0
         try:
             yield
+        except Stopped as stopped:
+            stopped.where = stopped.where or name
+            raise
         finally:
             spent = time.perf_counter() - started
             self.spend(name, spent - self._inner)
@@ -146,7 +158,7 @@ class Run:
 
     @contextmanager
     def working(self) -> Iterator[bool]:
-        """Says in `status.json` that the run is running, and after the `with` block that it is done or what failed.
+        """Says in `status.json` that the run is running, and after the `with` block that it is done, or why not.
 
         Waits while another process works on the same run, and gives False when that one has finished it.
         """
@@ -156,6 +168,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:  # which the system opens again when this process is killed
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._check_owner(self.read_status())  # or a command that came first has taken the folder meanwhile
             status = self.read_status() or {}
             self.mirror = status.get("mirror") or self.mirror
             if self.is_done():
@@ -174,15 +187,19 @@ class Run:
         try:
             yield
         except BaseException as error:
-            self.message = f"{type(error).__name__}: {error}"
-            self._write_status("failed")
+            if isinstance(error, Stopped):
+                error.where = error.where or "between two phases"
+                self.message = str(error)
+            else:
+                self.message = f"{type(error).__name__}: {error}"
+            self._write_status("stopped" if isinstance(error, Stopped) else "failed")
             raise
         shutil.rmtree(self.rendered, ignore_errors=True)
         self._write_status("done")
 
     @rank_zero_only
     def _write_status(self, status: str) -> None:
-        """running | done | failed, and why; how to repeat it goes beside it."""
+        """running | done | failed | stopped, and why; how to repeat it goes beside it."""
         record = {
             "id": self.id, "mirror": self.mirror, "status": status, "message": self.message, "seconds": self.timings,
             **self.provenance, "host": platform.node(), "process": os.getpid(),

@@ -25,6 +25,8 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: expected one with images of the concept")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if odd := [path for path in files if not path.is_file()]:
+        raise ValueError(f"{odd[0]} is no file: expected an image; remove it")
     if not files:
         raise ValueError(f"{folder} has no image: expected files that end in {', '.join(SUFFIXES)}")
     return files
@@ -43,6 +45,8 @@ def read_image(path: Path, size_px: int) -> Tensor:
                     f"{path} has {opened.width} x {opened.height} px: expected at most {_MOST_PIXELS:,} px"
                 )
             upright = ImageOps.exif_transpose(opened)
+            if upright.mode == "F":
+                raise ValueError(f"{path} holds fractions for colours: expected whole numbers of 8 or 16 bits")
             if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
                 upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
@@ -74,6 +78,8 @@ class Shots:
         self.files: dict[str, list[Path]] = {}
         for concept in (c.concept for c in captions):
             if concept.images is not None:
+                if not shots:
+                    raise ValueError(f"found shots=0 and {concept.images}: expected as many shots as images are used")
                 files = image_files(concept.images)
                 if len(files) < shots:
                     raise ValueError(

@@ -8,13 +8,18 @@ The same command again runs what is not finished.
 import fcntl
 import json
 import math
+import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -26,6 +31,7 @@ from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import clear_asides, write_text
 from unreel.records import Score
 from unreel.scores import write_scores
+from unreel.signals import stop_on_signals
 from unreel.tables import (
     COLUMNS,
     columns_of,
@@ -52,11 +58,36 @@ def _jobs(config: DictConfig) -> Path:
     return Path(config.runs) / config.slug / "jobs"
 
 
-def record_job(config: DictConfig, folder: str, error: str) -> None:
-    """One file a job, written by whatever process ran it: its overrides, and its run folder or its error."""
+def record_job(config: DictConfig, folder: str = "", error: str = "") -> None:
+    """One file a job, written by whatever process runs it: its overrides, and its run folder or its error.
+
+    A job that begins has neither: should its process die, the record says so.
+    """
     job = HydraConfig.get()
-    record = {"overrides": list(job.overrides.task), "folder": folder, "error": error}
+    running = not folder and not error
+    record = {
+        "overrides": list(job.overrides.task), "folder": folder, "process": os.getpid() if running else None,
+        "error": "its process was ended from outside (out of memory?)" if running else error,
+    }  # fmt: skip
     write_text(_jobs(config) / f"{job.job.num:06}.json", json.dumps(record) + "\n")
+
+
+def stop_jobs(jobs: Path, number: int, patience_s: float = 20) -> str:
+    """Passes a signal on to the workers of a sweep, and waits until they have recorded where they stopped.
+
+    Returns:
+        Where they did, as text; "" where this process runs all jobs itself.
+    """
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    running = [path for path in jobs.glob("*.json") if json.loads(path.read_text())["process"] in children]
+    for path in running:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(json.loads(path.read_text())["process"]).send_signal(number)
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until and any(json.loads(path.read_text())["process"] for path in running):
+        time.sleep(0.1)
+    stopped = [json.loads(path.read_text())["error"] for path in running]
+    return "; ".join(sorted({error.partition(" in: ")[2] or error for error in stopped}))
 
 
 def write_tables(
@@ -144,6 +175,7 @@ class Sweep(Callback):
         except BlockingIOError:
             self.lock.close()
             sys.exit(f"unreel: another sweep is at work in {jobs.parent}: wait for it, or choose another slug=NAME")
+        stop_on_signals(partial(stop_jobs, jobs))
         for record in jobs.glob("*.json"):
             record.unlink()
         if self.folder:

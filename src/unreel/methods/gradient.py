@@ -1,5 +1,6 @@
 """GradientMethod: erasers that train weights by a loss, with Lightning, and with guard rails if they are asked for."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from unreel.methods.guard import Guard, GuardRails, State, distance
 from unreel.methods.method import Method, Task
 from unreel.models.model import Model
 from unreel.models.roles import split_name
+from unreel.signals import Stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,10 @@ class GradientMethod(Method):
         """ValueError for numbers that Adam does not take."""
         try:
             torch.optim.Adam([torch.zeros(1)], **self.optimizer)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever Adam says of values that it never expected
             raise ValueError(f"method.optimizer: {error}: expected the arguments of torch.optim.Adam") from None
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self.optimizer.values()):
+            raise ValueError(f"method.optimizer: found {dict(self.optimizer)}: expected finite numbers")
 
     @abstractmethod
     def loss(self, step: Step) -> dict[str, Tensor]:
@@ -85,6 +89,13 @@ class LookAtDonor(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ErasureModule)
         pl_module.look()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """A stop says at which step, and ends the other processes of a training, which got no signal of their own."""
+        if isinstance(exception, Stopped):
+            exception.where = exception.where or f"training, step {trainer.global_step} of {trainer.max_steps}"
+            if (launcher := trainer.strategy.launcher) is not None:
+                launcher.kill(exception.number)
 
 
 class ErasureModule(pl.LightningModule):

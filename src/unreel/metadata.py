@@ -1,0 +1,154 @@
+"""What the file of an edit says beside its tensors, parsed strictly: a downloaded edit is data, whoever wrote it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+
+FORMATS = ("unreel-edit-1", "unreel-edit-2", "unreel-edit-3")
+MOST_CHARACTERS = 10_000_000  # of one entry of the metadata
+MOST_PROMPTS = 10_000  # that an evaluation may ask for, a concept
+
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _literal(text: str) -> str:
+    if "${" in text:  # which OmegaConf would fill in, with the environment's secrets say
+        raise ValueError("has an interpolation, ${...}: expected text as it was used")
+    return text
+
+
+Said = Annotated[Text, AfterValidator(_literal)]
+Phrases = Annotated[list[Said], Field(max_length=10_000)]
+
+
+class Parsed(BaseModel):
+    """A part of the metadata; of unknown keys and other types than the declared ones it takes none."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Ignoring(Parsed):
+    """One that other keys may stand beside: they are not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Named(Ignoring):
+    """A part of a config of which the name alone is used."""
+
+    name: Said
+
+
+class ConceptSaid(Ignoring):
+    """A concept as in conf/concept, but for its images, which an evaluation does not read."""
+
+    kind: Said
+    name: Said | None = None
+    phrases: Phrases | None = None
+    anchor: Said | None = None
+    neighbours: Phrases | None = None
+    other_senses: Phrases | None = None
+    prompts: Phrases | None = None
+
+
+class Asked(Ignoring):
+    """`evaluation` of a config."""
+
+    prompts: Annotated[int, Field(ge=2, le=MOST_PROMPTS)]
+    motions: bool
+    seed: Seed
+    batch: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class MadeWith(Ignoring):
+    """What an evaluation reads of the config of the run that made an edit; all else of it is not looked at."""
+
+    concept: dict[Slug, ConceptSaid] = {}
+    phrase: Said | None = None
+    kind: Said | None = None
+    vocabulary: Annotated[dict[Said, Phrases], Field(max_length=100)]
+    evaluation: Asked
+    method: Named
+    parameters: Named
+    t2i: Named
+    shots: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Facts(Ignoring):
+    """What an evaluation reads of how the training ended."""
+
+    steps: Annotated[int, Field(ge=0)] | None = None
+    most_steps: Annotated[int, Field(ge=0)] | None = None
+
+
+class Provenance(Parsed):
+    """How an edit was made. `note` is free text of whoever made it."""
+
+    run: Text | None = None
+    command: Text | None = None
+    commit: Text | None = None
+    python: Text | None = None
+    versions: dict[Text, Text] | None = None
+    hardware: Text | None = None
+    seed: int | None = None
+    note: Text | None = None
+    config: dict[str, JsonValue] | None = None
+    facts: dict[str, JsonValue] | None = None
+
+
+class Metadata(Parsed):
+    """All of it; `base`, `settings` and `provenance` are JSON in the file."""
+
+    format: Literal["unreel-edit-1", "unreel-edit-2", "unreel-edit-3"]
+    hash: Annotated[str, StringConstraints(max_length=64)]
+    seal: str | None = None
+    component: Literal["text_encoder"] = "text_encoder"  # of the first format, which knew no other
+    method: Text = ""
+    base: dict[Annotated[str, StringConstraints(max_length=1000)], Annotated[str, StringConstraints(max_length=64)]]
+    settings: dict[str, JsonValue] = {}
+    provenance: Provenance = Provenance()
+
+
+def seal(texts: Mapping[str, str]) -> str:
+    """sha256 over all that a file's metadata says, `seal` itself left out, so that no word of it changes unseen."""
+    told = json.dumps({key: text for key, text in texts.items() if key != "seal"}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def parse(texts: Mapping[str, str]) -> Metadata:
+    """The metadata of a safetensors file.
+
+    Raises:
+        ValueError: for anything but what the format has, naming the entry.
+    """
+    read: dict[str, Any] = {}
+    for name, text in texts.items():
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"{name[:40]} has {len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
+        read[name] = json.loads(text) if name in ("base", "settings", "provenance") else text
+        if name in ("base", "settings", "provenance") and not isinstance(read[name], dict):
+            raise ValueError(f"{name} is {type(read[name]).__name__}, expected keys and values")
+    found: Metadata = validated(Metadata, read)
+    if texts["format"] == FORMATS[-1] and found.seal != seal(texts):
+        raise ValueError("its words were changed after it was written")
+    return found
+
+
+def validated(model: type[BaseModel], found: Any) -> Any:
+    """What was found as the model, or ValueError: one line that names the first key that will not do."""
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        what = re.sub(r"\s+", " ", first["msg"].removeprefix("Value error, "))
+        shown = repr(first["input"])
+        shown = f" {shown}" if len(shown) < 80 and first["type"] != "missing" else ""
+        raise ValueError(f"found {where}{shown}: {what}" if where else what) from None

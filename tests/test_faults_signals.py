@@ -1,0 +1,104 @@
+"""SIGTERM and Ctrl-C in every phase of a run and of a sweep: what was done stays, and the exit status tells of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT
+from test_train import only_run, small_run
+
+PHASES = {  # the file that appears in a phase -> what the message says of it
+    "clips before": ("cache/*/*.lock", "clips before"),
+    "training": ("runs/train/*/checkpoints/last.ckpt", "training, step"),
+    "clips after": ("runs/train/*/text_encoder", "clips after|between two phases"),
+}
+
+
+def started(command, tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
+
+
+def wait_for(condition, process):
+    for _ in range(12000):
+        if condition() or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+
+
+def one_line(said: str) -> str:
+    """The line that the program says, and no traceback."""
+    assert "Traceback" not in said, said
+    (line,) = [line for line in said.splitlines() if line.startswith("unreel: ")]
+    return line
+
+
+SIGTERM, CTRL_C = (signal.SIGTERM, 143), (signal.SIGINT, 130)
+
+
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("phase", "number", "status"),
+    [("training", *SIGTERM), ("clips before", *CTRL_C), slow("clips after", *SIGTERM), slow("training", *CTRL_C),
+     slow("clips before", *SIGTERM), slow("clips after", *CTRL_C)],
+)  # fmt: skip
+def test_a_signal_in_any_phase_ends_the_run_with_a_line_and_its_status(
+    small_folders, judge_folder, tmp_path, phase, number, status
+):
+    appears, where = PHASES[phase]
+    steps = 6 if phase == "clips after" else 400
+    options = [*small_run(small_folders, judge_folder, tmp_path), f"method.data.steps={steps}", "evaluation.prompts=4"]
+    command = [sys.executable, str(ROOT / "train.py"), *options]
+    process = started(command, tmp_path)
+    wait_for(lambda: list(tmp_path.glob(appears)), process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert signal.Signals(number).name in (line := one_line(said)) and re.search(where, line) and "same command" in line
+    record = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert record["status"] == "stopped" and record["message"] in line
+    assert not list((tmp_path / "runs").rglob("*partial*")), "half a file was left"
+
+
+ALONE: list[str] = []
+JOBLIB = ["launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "status"),
+    [(JOBLIB, *SIGTERM), slow(JOBLIB, *CTRL_C), slow(ALONE, *SIGTERM), (ALONE, *CTRL_C)],
+)
+def test_a_signal_ends_a_sweep_and_each_of_its_jobs_says_where(
+    small_folders, judge_folder, tmp_path, launcher, number, status
+):
+    options = [*small_run(small_folders, judge_folder, tmp_path), "method.data.steps=400", "seed=0,1,2", "logger=none"]
+    process = started([sys.executable, str(ROOT / "train.py"), "-m", *options, *launcher], tmp_path)
+    wait_for(lambda: list((tmp_path / "runs").glob("train/*/checkpoints/last.ckpt")), process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert "training, step" in one_line(said)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "train" / "jobs").glob("*.json")]
+    assert records and all(record["error"].startswith("stopped by") for record in records)
+    states = [json.loads(p.read_text())["status"] for p in (tmp_path / "runs" / "train").glob("*/status.json")]
+    assert states and set(states) == {"stopped"}
+
+
+def test_a_job_whose_process_was_killed_is_named_in_the_record(small_folders, judge_folder, tmp_path):
+    options = [*small_run(small_folders, judge_folder, tmp_path), "method.data.steps=400", "seed=0,1", "logger=none"]
+    process = started([sys.executable, str(ROOT / "train.py"), "-m", *options], tmp_path)
+    wait_for(lambda: list((tmp_path / "runs").glob("train/*/status.json")), process)
+    process.kill()
+    process.communicate()
+    (record,) = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "train" / "jobs").glob("*.json")]
+    assert record["process"] == process.pid and "ended from outside" in record["error"]
