@@ -151,7 +151,7 @@ def test_the_trust_region_holds_retained_captions_where_plain_ascent_leaves_it(t
 
 
 def test_a_training_that_runs_away_ends_with_the_last_good_state(tmp_path):
-    module = train(tmp_path, small_model(layers=2), optimizer=ADAM | {"lr": float("inf")})
+    module = train(tmp_path, small_model(layers=2), optimizer=ADAM | {"lr": 1e30})
     assert "last good state" in module.stopped
     assert all(torch.isfinite(p).all() for p in module.trained.values())
 

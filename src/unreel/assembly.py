@@ -71,7 +71,13 @@ def concepts_of(config: DictConfig) -> list[Concept]:
         raise ValueError(
             f"no concept: expected concept=NAME, or phrase='red bicycle' kind=object; names: {', '.join(names)}"
         )
-    return [to_concept(slug, entry) for slug, entry in entries.items()]
+    concepts = [to_concept(slug, entry) for slug, entry in entries.items()]
+    for concept in concepts:
+        if concept.anchor.casefold() in {phrase.casefold() for phrase in concept.phrases}:
+            raise ValueError(
+                f"concept {concept.slug}: found the anchor {concept.anchor!r}, which is the concept itself"
+            )
+    return concepts
 
 
 def questions_of(config: DictConfig) -> Questions:

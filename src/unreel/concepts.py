@@ -73,8 +73,6 @@ def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
         images=Path(config["images"]).expanduser() if config.get("images") else None,
         prompts=_plain(config.get("prompts")),
     )
-    if concept.anchor.casefold() in {phrase.casefold() for phrase in phrases}:
-        raise ValueError(f"concept {slug}: found the anchor {concept.anchor!r}, which is the concept: expected another")
     kept = {phrase.casefold() for phrase in (*concept.neighbours, *concept.other_senses)}
     if both := [phrase for phrase in concept.phrases if phrase.casefold() in kept]:
         raise ValueError(f"concept {slug}: {both[0]!r} is to be forgotten and kept: remove it from one of the lists")
