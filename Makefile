@@ -17,7 +17,7 @@ export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test test-slow run report zoo zoo-report clean
+.PHONY: help setup check test test-slow test-faults run report zoo zoo-report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,9 @@ test: $(DEV) ## the fast tests, a file a core
 
 test-slow: $(DEV) ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
+
+test-faults: $(DEV) ## signals, hostile edits, damaged files, and any value of any setting: tried and survived
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto -m "slow or not slow" tests/test_faults_*.py $(ARGS)
 
 run: $(RUN) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
 	$(PY) train.py concept=van_gogh shots=4 $(ARGS)

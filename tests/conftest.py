@@ -60,3 +60,13 @@ def judge_folder(tmp_path_factory):
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Of the tests of faults: how many were tried, and how many survived."""
+    ended = {
+        outcome: [r for r in terminalreporter.stats.get(outcome, []) if "test_faults_" in r.nodeid]
+        for outcome in ("passed", "failed", "error")
+    }
+    if tried := sum(map(len, ended.values())):
+        terminalreporter.write_line(f"faults tried: {tried}, survived: {len(ended['passed'])}")

@@ -1,0 +1,152 @@
+"""What is read back or shared: foreign edits, folders that two commands want, damaged and unreadable files."""
+
+import json
+import os
+import shutil
+import stat
+from dataclasses import replace
+
+import evaluate
+import pytest
+import torch
+import train
+from PIL import Image
+
+from conftest import configured
+from test_train import animatediff, small_run
+from unreel import Edit
+from unreel.assembly import checkpoint_in
+from unreel.cache import TensorCache
+from unreel.runs import Run
+
+
+@pytest.fixture(scope="module")
+def made(small_folders, judge_folder, tmp_path_factory):
+    """One finished run: (the options of its command, its folder)."""
+    folder = tmp_path_factory.mktemp("made")
+    options = [*small_run(small_folders, judge_folder, folder), "logger=none", f"output={folder / 'run'}"]
+    train.main(configured("train", options))
+    return options, folder / "run"
+
+
+def evaluated(made, edit, small_folders, tmp_path):
+    """What `evaluate.py` says of an edit."""
+    options = [f"edit={edit}", "t2v=animatediff", *animatediff(small_folders), "logger=none", f"runs={tmp_path / 'r'}"]
+    options += [o for o in made[0] if o.startswith(("judge", "cache", "device"))]
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(configured("evaluate", options))
+    assert "\n" not in str(ended.value) and not (tmp_path / "r").exists()
+    return str(ended.value)
+
+
+def changed(made, **config):
+    edit = Edit.load(made[1] / "edit.safetensors")
+    return replace(edit, provenance=edit.provenance | {"config": edit.provenance["config"] | config})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"vocabulary": {"subject": ["${oc.env:SECRET_TOKEN}"]}}, "interpolation"),
+        ({"concept": {"cat": {"kind": "object", "name": "${oc.env:SECRET_TOKEN}"}}}, "interpolation"),
+        ({"concept": {"../../up": {"kind": "object", "name": "cat"}}}, "pattern"),
+        ({"evaluation": {"prompts": 5_000_000, "motions": False, "seed": 0, "batch": 8}}, "10000"),
+        ({"evaluation": {"prompts": "8", "motions": False, "seed": 0, "batch": 8}}, "integer"),
+        ({"shots": -1}, "shots"),
+        ({"method": {"name": ["few_shot"]}}, "method.name"),
+    ],
+)
+def test_a_foreign_edit_is_data_and_no_word_of_it_is_filled_in(
+    made, small_folders, tmp_path, monkeypatch, config, says
+):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    changed(made, **config).save(tmp_path / "edit.safetensors")
+    said = evaluated(made, tmp_path / "edit.safetensors", small_folders, tmp_path)
+    assert says in said and "hunter2" not in said
+
+
+def test_words_that_were_changed_after_they_were_written_are_seen(made, tmp_path):
+    path = tmp_path / "edit.safetensors"
+    raw = (made[1] / "edit.safetensors").read_bytes()
+    assert b"van_gogh" in raw
+    path.write_bytes(raw.replace(b"van_gogh", b"van_gohg"))
+    with pytest.raises(ValueError, match="words were changed"):
+        Edit.load(path)
+
+
+@pytest.mark.parametrize("provenance", [{"surprise": 1}, {"seed": "0"}, {"versions": {"torch": 2}}])
+def test_unknown_keys_and_other_types_are_refused(made, tmp_path, provenance):
+    edit = Edit.load(made[1] / "edit.safetensors")
+    replace(edit, provenance={**edit.provenance, **provenance}).save(tmp_path / "edit.safetensors")
+    with pytest.raises(ValueError, match=next(iter(provenance))):
+        Edit.load(tmp_path / "edit.safetensors")
+
+
+@pytest.mark.parametrize("harm", ["shape", "nan", "name"])
+def test_tensors_that_are_not_the_encoders_are_refused(made, small_folders, tmp_path, harm):
+    edit = Edit.load(made[1] / "edit.safetensors")
+    name, tensor = next(iter(edit.tensors.items()))
+    new = {
+        "shape": {name: torch.ones(1)},
+        "nan": {name: tensor * torch.nan},
+        "name": {"text_encoder/x": tensor.clone()},
+    }[harm]
+    replace(edit, tensors={**edit.tensors, **new}).save(tmp_path / "edit.safetensors")
+    said = evaluated(made, tmp_path / "edit.safetensors", small_folders, tmp_path)
+    assert {"shape": "of shape (1,)", "nan": "finite", "name": "no such tensor"}[harm] in said
+
+
+def test_the_second_of_two_commands_with_one_folder_does_not_take_the_firsts_result(made, tmp_path):
+    options = [*made[0], "seed=1", f"output={tmp_path / 'new'}"]
+    parts = train.opened(configured("train", options))
+    shutil.copytree(made[1], tmp_path / "new")  # another command has begun and ended meanwhile
+    with pytest.raises(ValueError, match="belongs to another config"), parts.run.working():
+        pytest.fail("it began to work in the folder of another")
+
+
+def test_files_have_the_mode_that_the_user_asks_for(tmp_path):
+    TensorCache(tmp_path).save("abc", {"x": torch.ones(1)})
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "ab" / "abc.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_damaged_checkpoint_is_named_and_the_training_starts_again(tmp_path, capsys):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    torch.save({"erasure": {"weights": torch.ones(1000)}}, path)
+    assert checkpoint_in(tmp_path) == path
+    path.write_bytes(path.read_bytes()[:500])
+    assert checkpoint_in(tmp_path) is None
+    assert "last.ckpt is damaged" in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_places_and_images_that_will_not_do_are_one_line(made, small_folders, tmp_path):
+    images, pipe, file = (tmp_path / name for name in ("images", "pipe", "file"))
+    images.mkdir()
+    pipe.mkdir()
+    file.write_text("mine")
+    os.mkfifo(pipe / "a.png")
+    Image.new("F", (8, 8)).save(images / "a.tiff")
+    for options, says in [
+        ([f"output={file}"], "is a file"),
+        ([f"cache={file / 'cache'}", f"output={tmp_path / 'a'}"], "is a file"),
+        ([f"images={pipe}", "shots=1", f"output={tmp_path / 'b'}"], "is no file"),
+        ([f"images={images}", "shots=1", f"output={tmp_path / 'c'}"], "holds fractions"),
+        ([f"images={images}", "shots=0", f"output={tmp_path / 'd'}"], "shots=0 and"),
+        (["phrase=van gogh", "kind=style", f"output={tmp_path / 'e'}"], "expected one of the two"),
+        (["concept=[]", "phrase=a cat", "kind=object", f"output={tmp_path / 'f'}"], "without an article"),
+        (["kind=style", f"output={tmp_path / 'g'}"], "without a phrase"),
+        (["+concept.van_gogh.anchor=van gogh style", f"output={tmp_path / 'h'}"], "the concept itself"),
+        (["metric=[]", f"output={tmp_path / 'i'}"], "no metric"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            train.main(configured("train", [*made[0], *options]))
+        assert says in str(ended.value) and "\n" not in str(ended.value)
+    assert file.read_text() == "mine" and {p.name for p in tmp_path.iterdir()} == {"images", "pipe", "file"}
+
+
+def test_a_machine_without_git_makes_runs(made, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    parts = train.opened(configured("train", made[0]))
+    assert isinstance(parts.run, Run) and json.loads(json.dumps(parts.run.provenance))["commit"] == ""
