@@ -23,11 +23,7 @@ VALUES = st.one_of(
 def scalars(config, where=""):
     """Dotted keys of all values that are no groups of others."""
     for key in config:
-        value = (
-            OmegaConf.select(config, f'"{key}"' if "." in str(key) else str(key))
-            if not where
-            else config._get_node(key)
-        )
+        value = config._get_node(key)
         if isinstance(value, DictConfig) and value:
             yield from scalars(value, f"{where}{key}.")
         else:

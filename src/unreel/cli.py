@@ -59,10 +59,8 @@ def as_job(main: Callable[[DictConfig], Run]) -> Callable[[DictConfig], Any]:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
             record_job(config)
-            if (
-                signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-            ):  # a worker, which may get a signal and have it passed on too
-                stop_on_signals(again=signal.SIG_IGN)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # a worker's
+                stop_on_signals(again=signal.SIG_IGN)  # Ctrl-C reaches it from the terminal, and is passed on to it
         folder, error, status = "", "", 1
         try:
             objectives = objectives_of(config)
@@ -110,7 +108,7 @@ def _said(error: BaseException | None) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: expected {error.full_key}=..."
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
-        where = f" ({error.filename})" if isinstance(error, OSError) else ""
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return f"the disk is full{where}: free some space and give the same command again"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}: expected a place that can be read and written"

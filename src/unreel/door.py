@@ -94,8 +94,7 @@ def check_arguments(config: Any, where: str) -> None:
     """
     if not isinstance(config, DictConfig | Mapping):
         return
-    given = dict(config.items()) if isinstance(config, Mapping) else {str(k): config._get_node(k) for k in config}
-    given = {str(key): config[key] for key in given}
+    given = {str(key): config[key] for key in config}
     target = given.get("_target_")
     if target is None:
         for key, value in given.items():
@@ -106,7 +105,7 @@ def check_arguments(config: Any, where: str) -> None:
     try:
         called = get_object(str(target))
         parameters = inspect.signature(called).parameters
-    except Exception as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"found {where}._target_={target}: {error}") from None
     hints = _hints(called)
     takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -168,8 +168,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:  # which the system opens again when this process is killed
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._check_owner(self.read_status())  # or a command that came first has taken the folder meanwhile
             status = self.read_status() or {}
+            self._check_owner(status or None)  # a command that came first may have taken the folder meanwhile
             self.mirror = status.get("mirror") or self.mirror
             if self.is_done():
                 self.timings, self.message = status["seconds"], status["message"]

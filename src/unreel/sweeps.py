@@ -175,9 +175,9 @@ class Sweep(Callback):
         except BlockingIOError:
             self.lock.close()
             sys.exit(f"unreel: another sweep is at work in {jobs.parent}: wait for it, or choose another slug=NAME")
-        stop_on_signals(partial(stop_jobs, jobs))
         for record in jobs.glob("*.json"):
             record.unlink()
+        stop_on_signals(partial(stop_jobs, jobs))
         if self.folder:
             clear_asides(Path(self.folder))
         clear_asides(Path(config.cache), older_than_s=600)  # other sweeps may be writing to it
