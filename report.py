@@ -7,14 +7,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from unreel.overview import write_overview
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes report.html over all finished runs in a folder.")
     parser.add_argument("runs", type=Path, help="folder of runs, e.g. runs/claims")
+    runs = parser.parse_args().runs
     try:
-        print(write_overview(parser.parse_args().runs))
+        if not runs.is_dir():
+            raise ValueError(f"{runs} is no folder: expected a folder of runs, e.g. runs/claims")
+        from unreel.overview import write_overview  # with plots and statistics: seconds
+
+        print(write_overview(runs))
     except ValueError as error:
         sys.exit(f"unreel: {error}")
 

@@ -4,121 +4,23 @@ python train.py concept=van_gogh shots=4
 python train.py -m concept=glob(*) shots=1,2,4,8 parameters=mlp,attention
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from pathlib import Path
 
 import hydra
-import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from unreel import assembly, door
-from unreel.callbacks import RenderClips
-from unreel.captions import TrainingCaptions
-from unreel.cli import as_job, command, print_result, quiet_libraries
-from unreel.edits import Edit, export_components
-from unreel.evaluation import Evaluation
-from unreel.judges.judge import Judge
-from unreel.methods.method import Method, Task
-from unreel.metrics.metric import Metric
-from unreel.models.model import Model
-from unreel.page import write_report
-from unreel.prompts import Questions
-from unreel.runs import Run, is_first_process
-from unreel.sharing import Share, plan
-from unreel.shots import Shots
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of; nothing of it is loaded before it is used."""
-
-    questions: Questions
-    captions: list[TrainingCaptions]
-    shots: Shots
-    method: Method
-    donor: Model
-    recipients: list[Model]
-    judge: Judge
-    metrics: list[Metric]
-    run: Run
-
-
-def opened(config: DictConfig) -> Parts:
-    """The parts of a run, after every check that needs no model. ValueError for what will not do."""
-    door.check(config)
-    questions, device, method = assembly.questions_of(config), assembly.device_of(config), assembly.built(config.method)
-    texts = [prompt.text for prompt in questions.prompts]
-    captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
-    shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
-    door.check_space(config)
-    assembly.check_processes(config, method, len(captions), device)
-    assembly.check_trainer(config)
-    donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
-    judge = assembly.judge_of(config, questions, recipients, device)
-    metrics = assembly.metrics_of(config, questions, recipients)
-    steps = method.most_steps(len(captions), config.shots)
-    run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run)
+from unreel import door
+from unreel.cli import as_job, command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @as_job
-def main(config: DictConfig) -> Run:
-    quiet_libraries()
-    parts = opened(config)
-    run, questions = parts.run, parts.questions
-    if run.is_done():
-        print_result(run)
-        return run
+def main(config: DictConfig) -> Path:
+    door.check(config)
+    questions = door.questions_of(config)
+    from unreel.training import train  # with torch and diffusers: seconds, which no error above waits for
 
-    with run.timed("loading"):
-        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
-    with run.working() as todo:
-        if todo:
-            loggers = assembly.loggers_of(config, run, questions.concepts)
-            evaluation = assembly.evaluation_of(
-                config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
-            )
-            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
-            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares)
-    if is_first_process():
-        print_result(run)
-    return run
-
-
-def carry_out(
-    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task, shares: list[Share]
-) -> None:
-    """Shots, edits, clips and report of one run. Several edits: the first is in the run folder, the others below it."""
-    pl.seed_everything(config.seed, verbose=False)
-    if is_first_process():
-        evaluation.look("before")
-    shots = task.shots
-    assert shots is not None
-    if "shots" in method.needs:
-        with run.timed("shots"):
-            shots.make(donor)
-    edits: dict[str, Edit] = {}
-    for share in shares:
-        names = [model.name for model in share.recipients]
-        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
-        looks = RenderClips(evaluation, names, config.evaluation.at_steps)
-        trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
-        with run.timed("training"):
-            edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
-        if not is_first_process():  # one of several processes: the first one goes on
-            return
-        settings = OmegaConf.to_container(config, resolve=True)
-        edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
-        edits |= dict.fromkeys(names, edit)
-        edit.save(where / "edit.safetensors")
-        with edit.applied(share.maker):
-            export_components(share.maker, edit.components, where)
-    facts = next(iter(edits.values())).provenance["facts"]
-    run.message = facts["stopped"]
-    evaluation.look("after", edits, facts["steps"])
-    with run.timed("report"):
-        write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()))
+    return train(config, questions)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from diffusers import TextToVideoSDPipeline
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
+from unreel import door, training
 from unreel.models.animatediff import tiny_adapter
 from unreel.models.modelscope import tiny_unet3d
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
@@ -32,6 +33,12 @@ def configured(name, overrides, hydra=False):
     """A config as the command line composes it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(name, overrides, return_hydra_config=hydra)
+
+
+def opened(config):
+    """The parts of a run, after all checks that train.py makes."""
+    door.check(config)
+    return training.opened(config, door.questions_of(config))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from conftest import ROOT, configured
 from test_models import FAMILIES
 from test_shots import VOCABULARY, make_shots
 from unreel import Edit
-from unreel.assembly import built, donor_of
+from unreel.assembly import donor_of
 from unreel.concepts import to_concept
+from unreel.door import built
 from unreel.edits import method_named
 from unreel.hashes import parameter_hashes
 from unreel.judges.judge import Judge, Judged

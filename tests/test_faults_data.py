@@ -12,7 +12,7 @@ import torch
 import train
 from PIL import Image
 
-from conftest import configured
+from conftest import configured, opened
 from test_train import animatediff, small_run
 from unreel import Edit
 from unreel.assembly import checkpoint_in
@@ -98,7 +98,7 @@ def test_tensors_that_are_not_the_encoders_are_refused(made, small_folders, tmp_
 
 def test_the_second_of_two_commands_with_one_folder_does_not_take_the_firsts_result(made, tmp_path):
     options = [*made[0], "seed=1", f"output={tmp_path / 'new'}"]
-    parts = train.opened(configured("train", options))
+    parts = opened(configured("train", options))
     shutil.copytree(made[1], tmp_path / "new")  # another command has begun and ended meanwhile
     with pytest.raises(ValueError, match="belongs to another config"), parts.run.working():
         pytest.fail("it began to work in the folder of another")
@@ -148,5 +148,5 @@ def test_places_and_images_that_will_not_do_are_one_line(made, small_folders, tm
 
 def test_a_machine_without_git_makes_runs(made, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    parts = train.opened(configured("train", made[0]))
+    parts = opened(configured("train", made[0]))
     assert isinstance(parts.run, Run) and json.loads(json.dumps(parts.run.provenance))["commit"] == ""

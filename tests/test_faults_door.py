@@ -1,12 +1,14 @@
 """The door: whatever any setting of any shipped YAML says, it is a run or one line, and nothing is written."""
 
+import subprocess
+import sys
+
 import pytest
-import train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from conftest import ROOT, configured
+from conftest import ROOT, configured, opened
 from test_train import animatediff, modelscope, small_run, zero
 from unreel.cli import one_line
 
@@ -70,7 +72,7 @@ CASES += [
 def tried(config) -> str:
     """What the door says of a config: "" for a run that may begin."""
     try:
-        train.opened(config)
+        opened(config)
     except Exception as error:
         said = one_line(error)
         if not said:
@@ -104,3 +106,45 @@ def test_any_value_of_any_setting_is_a_run_or_one_line(
 
     throw()
     assert not list(folder.iterdir()), "something was written"
+
+
+SLOW_TO_IMPORT = ("torch", "diffusers", "transformers", "pytorch_lightning", "wandb", "matplotlib", "scipy")
+WITHOUT_THEM = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", [name for name in {SLOW_TO_IMPORT} if name in sys.modules]))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("train.py --help", "concept:"),
+        ("train.py concept=cat nonsense=1", "nonsense"),
+        ("train.py concept=nobody", "nobody"),
+        ("train.py concept=cat shots=-1", "found shots=-1: expected a whole number, 0 or more"),
+        ("train.py concept=cat method.data.batch=0", "found method.data.batch=0: expected greater than 0"),
+        ("train.py concept=cat method.guard.patience=x", "found method.guard.patience='x': expected a valid integer"),
+        ("train.py concept=cat method.ascent=up", "expected 'unbounded', 'bounded' or 'none'"),
+        ("train.py phrase=bus kind=object images=/nowhere/at/all", "/nowhere/at/all is no folder"),
+        ("train.py concept=cat t2i=sd14 t2i.folder=/nowhere/at/all", "/nowhere/at/all: expected a diffusers folder"),
+        ("train.py concept=cat prompts=file prompts.path=/nowhere/at/all", "/nowhere/at/all is no file"),
+        ("train.py concept=cat runs=/proc/nowhere", "/proc has 0 MB free"),
+        ("train.py", "no concept: expected concept=NAME"),
+        ("evaluate.py edit=/nowhere/at/all", "/nowhere/at/all is missing"),
+        ("evaluate.py edit=x evaluation.prompts=1.5", "found evaluation.prompts=1.5"),
+        ("evaluate.py --help", "edit:"),
+        ("report.py --help", "folder of runs"),
+        ("report.py /nowhere/at/all", "/nowhere/at/all is no folder"),
+    ],
+)
+def test_an_error_at_the_door_waits_for_no_import(command, says):
+    name, *arguments = command.split()
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THEM, name, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    said = ended.stdout + ended.stderr
+    assert says in said and "Traceback" not in said
+    assert ended.returncode == (0 if "--help" in command else 1)
+    assert "imported: []" in ended.stdout

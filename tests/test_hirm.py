@@ -157,7 +157,7 @@ def test_a_video_model_can_be_its_own_donor(family):
 @pytest.mark.parametrize("changes", [dict(target="nothing"), dict(prompts="all"), dict(coefficient=0.0)])
 def test_settings_that_will_not_do_are_refused(changes):
     (key,) = changes
-    with pytest.raises(ValueError, match=f"found {key}="):
+    with pytest.raises(ValueError, match=f"HiRM\n{key}\n"):
         hirm(**changes)
 
 

@@ -1,6 +1,5 @@
 """SAFREE: its projectors, which tokens it finds, on which steps it acts, and that all other prompts stay the same."""
 
-import math
 from typing import Any
 
 import pytest
@@ -93,7 +92,7 @@ def test_a_projector_is_its_own_square_and_its_own_transpose(columns):
 def test_a_token_holds_the_concept_when_its_masking_leads_away_from_it():
     distances = torch.tensor([1.0, 1.0, 2.0, 1.0])
     assert holding(distances, torch.tensor(1.0), 0.01).tolist() == [False, False, True, False]
-    assert not holding(distances, torch.tensor(1.0), math.inf).any()
+    assert not holding(distances, torch.tensor(1.0), 1e9).any()
     assert not holding(distances, torch.tensor(1.0), 1.0).any()  # exactly twice the others is not more than twice
     assert holding(torch.tensor([3.0]), torch.tensor(1.0), 0.5).tolist() == [True]
     assert not holding(torch.tensor([1.0]), torch.tensor(3.0), 0.5).any()
@@ -123,7 +122,7 @@ def test_the_planted_token_is_found_and_its_row_alone_changes():
     changed = (found.own != found.safe).any(1).nonzero().flatten().tolist()
     assert at == 2 and changed == [at]  # after the beginning of text and "a"
     assert found_in(model, RETAIN) is None and found_in(model, "") is None
-    assert found_in(model, FORGET, alpha=math.inf) is None
+    assert found_in(model, FORGET, alpha=1e9) is None
 
 
 def test_a_found_row_is_orthogonal_to_the_concept():
@@ -174,7 +173,7 @@ def test_prompts_without_the_concept_stay_bit_identical_beside_one_that_changes(
 def test_nothing_is_found_with_an_infinite_alpha(family):
     model = planted(family)
     before = rendered(model)
-    with make_edit(model, alpha=math.inf).applied(model):
+    with make_edit(model, alpha=1e9).applied(model):
         assert torch.equal(rendered(model), before)
 
 
@@ -244,7 +243,7 @@ def test_several_images_of_a_prompt_are_all_filtered():
 
 @pytest.mark.parametrize("change", [dict(alpha=-1.0), dict(steps=-1), dict(re_attention=[0.9])])
 def test_numbers_that_will_not_do_are_refused(change):
-    with pytest.raises(ValueError, match=r"found .*expected"):
+    with pytest.raises(ValueError, match=f"SAFREE\n{next(iter(change))}\n"):
         make_edit(StableDiffusion.tiny(), **change)
 
 

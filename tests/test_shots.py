@@ -10,7 +10,8 @@ from unreel.batches import Batches, BatchSizes
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
-from unreel.shots import Shots, image_files, read_image
+from unreel.images import image_files
+from unreel.shots import Shots, read_image
 from unreel.vocabulary import TEMPLATES, Surroundings
 
 VOCABULARY = {
@@ -96,7 +97,7 @@ def test_captions_say_what_a_shot_shows_or_the_name_alone(tmp_path):
             for named, anchored in pairs:
                 assert "a drum" in named and named.replace("a drum", "something") == anchored
                 assert not any(phrase in named for phrase in surroundings)
-    with pytest.raises(ValueError, match="found captions='all': expected shown or bare"):
+    with pytest.raises(ValueError, match="'shown' or 'bare'"):
         sizes(captions="all")
 
 
@@ -164,7 +165,7 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=rf"{name} cannot be read"):
             read_image(tmp_path / name, 32)
     picture(tmp_path / "c.png")
-    monkeypatch.setattr("unreel.shots._MOST_PIXELS", 100)
+    monkeypatch.setattr("unreel.images._MOST_PIXELS", 100)
     with pytest.raises(ValueError, match=r"c\.png has 40 x 20 px"):
         read_image(tmp_path / "c.png", 32)
 

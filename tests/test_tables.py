@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from unreel.figures import forget_retain, pareto, setting_means
 from unreel.files import write_text
 from unreel.records import Score
+from unreel.results import write_tables
 from unreel.scores import read_scores, write_scores
-from unreel.sweeps import Sweep, write_tables
+from unreel.sweeps import Sweep
 from unreel.tables import (
     cells,
     columns_of,

@@ -205,8 +205,8 @@ def test_the_same_task_gives_the_same_edit():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(lam=0), "lam=0"), (dict(preserve_scale=-1.0), "no negative scale"), (dict(tokens="first"), "last or all"),
-        (dict(templates=["a drum"]), "templates="), (dict(templates=[]), "at least one"),
+        (dict(lam=0), "lam"), (dict(preserve_scale=-1.0), "preserve_scale"), (dict(tokens="first"), "'last' or 'all'"),
+        (dict(templates=["a drum"]), "templates"), (dict(templates=[]), "at least 1"),
     ],
 )  # fmt: skip
 def test_values_that_will_not_do_are_refused(changes, said):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.captions import TrainingCaptions
 from unreel.vocabulary import say
 from unreel.zoo.cnn_judge import CnnJudge
@@ -24,7 +24,7 @@ def shares(name: str) -> list[float]:
     """The share of images in which the run's judge sees the concept, and that of the second judge."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"concept={name}", "t2v=[zoo_images]", f"evaluation.prompts={PROMPTS}"])
-    questions, (model,) = assembly.questions_of(config), assembly.recipients_of(config, "cpu")
+    questions, (model,) = door.questions_of(config), assembly.recipients_of(config, "cpu")
     (concept,) = questions.concepts
     anchor = TrainingCaptions(concept, questions.surroundings).anchor
     asked = [(p, seed) for p, seed in zip(questions.prompts, questions.seeds, strict=True) if p.split == "forget"]

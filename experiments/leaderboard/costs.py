@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.files import write_text
@@ -46,8 +46,8 @@ def cost_of(method_name: str) -> str:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"concept={CONCEPT}", f"method={method_name}"])
     OmegaConf.resolve(config)
-    device, questions = assembly.device_of(config), assembly.questions_of(config)
-    donor, method = assembly.donor_of(config, device), assembly.built(config.method)
+    device, questions = assembly.device_of(config), door.questions_of(config)
+    donor, method = assembly.donor_of(config, device), door.built(config.method)
     captions = [TrainingCaptions(c, questions.surroundings) for c in questions.concepts]
     shots = Shots(captions, config.shots, config.seed, TensorCache(ROOT / config.cache))
     prompts, seeds = [prompt.text for prompt in questions.prompts[:4]], [0, 1, 2, 3]

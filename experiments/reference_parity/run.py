@@ -17,11 +17,11 @@ from hydra import compose, initialize_config_dir
 from side import ROOT
 from torchvision.transforms.functional import to_pil_image
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
+from unreel.results import write_tables
 from unreel.shots import Shots
-from unreel.sweeps import write_tables
 from unreel.tables import finished_scores
 
 CONCEPTS, SEEDS = ("van_gogh", "wispo", "drum", "greta_holm"), (0, 1, 2)
@@ -32,7 +32,7 @@ def make_images(concept: str, seed: int, folder: Path) -> Path:
     if not folder.is_dir():
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("train", [f"concept={concept}", f"seed={seed}"])
-        questions = assembly.questions_of(config)
+        questions = door.questions_of(config)
         captions = [TrainingCaptions(c, questions.surroundings) for c in questions.concepts]
         shots = Shots(captions, 4, seed, TensorCache(folder.parents[1] / "cache"))
         shots.make(assembly.donor_of(config, "cpu"))

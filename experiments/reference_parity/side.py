@@ -25,7 +25,7 @@ from diffusers import DDPMScheduler
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from unreel import assembly
+from unreel import assembly, door
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.edits import Edit
@@ -104,7 +104,7 @@ def main() -> None:
     OmegaConf.resolve(config)
     random.seed(given.seed)
     pl.seed_everything(given.seed, verbose=False)
-    questions, donor = assembly.questions_of(config), assembly.donor_of(config, "cpu")
+    questions, donor = door.questions_of(config), assembly.donor_of(config, "cpu")
     texts = [prompt.text for prompt in questions.prompts]
     captions = [TrainingCaptions(c, questions.surroundings, texts) for c in questions.concepts]
     (concept,) = questions.concepts
@@ -123,7 +123,7 @@ def main() -> None:
         shots = Shots(captions, config.shots, config.seed, TensorCache(given.out.parent / "cache"))
         shots.make(donor)
         task = Task(captions, list(config.parameters.roles), config.seed, shots, trainer)
-        edit = assembly.built(config.method).erase(donor, task)
+        edit = door.built(config.method).erase(donor, task)
         facts = edit.provenance["facts"]
     spent = {"seconds": round(time.perf_counter() - started, 2), "mb": round(peak_mb() - loaded)}
     settings = OmegaConf.to_container(config)

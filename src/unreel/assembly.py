@@ -8,10 +8,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -20,11 +18,12 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from unreel.cache import TensorCache
-from unreel.concepts import KINDS, to_concept
+from unreel.door import built
 from unreel.edits import Edit
 from unreel.evaluation import Evaluation
 from unreel.files import whole
 from unreel.hashes import code_hash
+from unreel.jobs import is_sweep
 from unreel.judges.judge import Judge
 from unreel.metadata import Facts, MadeWith, validated
 from unreel.methods.gradient import GradientMethod
@@ -35,62 +34,6 @@ from unreel.prompts import Questions
 from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
-from unreel.sweeps import is_sweep
-
-OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "${times:1.0e-5,10}" in YAML
-
-
-def concepts_of(config: DictConfig) -> list[Concept]:
-    """The concepts of a config: those of `concept`, and the one that `phrase` and `kind` give on the command line.
-
-    `images` are of the phrase, or else of the one concept.
-
-    Raises:
-        ValueError: when there is none, or one is not well-formed.
-    """
-    chosen = config.get("concept")  # an empty list of choices leaves no key
-    entries: Any = OmegaConf.to_container(chosen, resolve=True) if chosen else {}
-    if config.phrase is not None:
-        slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
-        if config.kind not in KINDS:
-            raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
-        if slug in entries:
-            raise ValueError(f"found phrase={config.phrase!r} and concept={slug}: expected one of the two")
-        entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.get("images")}
-    elif config.get("kind") is not None:
-        raise ValueError(f"found kind={config.kind} without a phrase: expected phrase='red bicycle' kind={config.kind}")
-    elif config.get("images") is not None and entries:
-        if len(entries) > 1 or any(isinstance(e, dict) and e.get("images") for e in entries.values()):
-            raise ValueError(
-                f"found images={config.images} for {', '.join(entries)}: expected concept.NAME.images=FOLDER"
-            )
-        entries = {slug: {**entry, "images": config.images} for slug, entry in entries.items()}
-    if not entries:
-        hydra_is_on = GlobalHydra.instance().is_initialized()
-        names = GlobalHydra.instance().config_loader().get_group_options("concept") if hydra_is_on else []
-        raise ValueError(
-            f"no concept: expected concept=NAME, or phrase='red bicycle' kind=object; names: {', '.join(names)}"
-        )
-    concepts = [to_concept(slug, entry) for slug, entry in entries.items()]
-    for concept in concepts:
-        if concept.anchor.casefold() in {phrase.casefold() for phrase in concept.phrases}:
-            raise ValueError(
-                f"concept {concept.slug}: found the anchor {concept.anchor!r}, which is the concept itself"
-            )
-    return concepts
-
-
-def questions_of(config: DictConfig) -> Questions:
-    """What is rendered, of which concepts. ValueError for a concept, vocabulary, prompt or number that will not do."""
-    concepts = concepts_of(config)
-    source = built(config.prompts)
-    vocabulary: Any = OmegaConf.to_container(config.vocabulary, resolve=True)
-    return Questions.of(concepts, source, vocabulary, config.evaluation.motions, config.evaluation.seed)
-
-
-def built(config: Any, **more: Any) -> Any:
-    """The object that a config describes by its `_target_`."""
-    return hydra.utils.instantiate(config, **more, _convert_="all")
 
 
 def donor_of(config: DictConfig, device: str) -> Model:
@@ -124,16 +67,12 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
 def device_of(config: DictConfig) -> str:
     """ "auto" is a GPU where there is one, its own of each process, unless the trainer is one for CPUs.
 
-    ValueError for any other device than auto, cpu and cuda, and for a GPU that is not there.
+    ValueError for a GPU that is not there.
     """
     if config.device == "auto" and OmegaConf.select(config, "trainer.accelerator") == "cpu":
         return "cpu"
     if config.device == "auto":
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    if config.device not in ("cpu", "cuda"):
-        raise ValueError(
-            f"found device={config.device}: expected auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
-        )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"found device={config.device}, but torch sees no GPU: expected device=cpu or device=auto")
     return str(config.device)

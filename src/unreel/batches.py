@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unreel.captions import TrainingCaptions
 from unreel.models.model import Conditioning, Model
 from unreel.shots import Shots
+from unreel.validation import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class BatchSizes:
     """How much a training sees.
 
@@ -32,24 +34,17 @@ class BatchSizes:
         ValueError: for numbers that will not do.
     """
 
-    steps: int | None
-    epochs: int | None
-    batch: int
-    pairs: int
-    retain: int
-    table: int | None = None
-    captions: str = "shown"
+    steps: PositiveInt | None
+    epochs: PositiveInt | None
+    batch: PositiveInt
+    pairs: NonNegativeInt
+    retain: NonNegativeInt
+    table: PositiveInt | None = None
+    captions: Literal["shown", "bare"] = "shown"
 
     def __post_init__(self) -> None:
-        numbers: list[Any] = [self.steps or self.epochs, self.batch, self.table or 1, self.pairs, self.retain]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if (self.steps is None) == (self.epochs is None) or not whole or min(numbers[:3]) < 1 or min(numbers[3:]) < 0:
-            raise ValueError(f"found steps={self.steps}, epochs={self.epochs}, batch={self.batch}, pairs={self.pairs},"
-                             f" retain={self.retain}: expected steps or epochs, a batch of 1 or more, and no negative"
-                             " number")  # fmt: skip
-
-        if self.captions not in ("shown", "bare"):
-            raise ValueError(f"found captions={self.captions!r}: expected shown or bare")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"found steps={self.steps}, epochs={self.epochs}: expected one of the two, the other null")
 
     def most_steps(self, concepts: int, shots: int) -> int:
         """How many steps the training may last."""

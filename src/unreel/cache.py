@@ -1,8 +1,6 @@
 """Generated tensors kept on disk under the hash of what they were generated from; safe under parallel writers."""
 
 import fcntl
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,14 +45,3 @@ class TensorCache:
         """Writes them; the file appears whole, and of parallel writers the last one wins (they write the same)."""
         with whole(self._path(key)) as aside:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
-
-
-def require_space(folder: Path, megabytes: int) -> None:
-    """ValueError when `folder` cannot be made or written to, or when its disk has less than that free."""
-    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        what = "cannot be written to" if existing.is_dir() else "is a file"
-        raise ValueError(f"{folder}: {existing} {what}: expected a folder of yours; choose another")
-    free = shutil.disk_usage(existing).free // 1_000_000
-    if free < megabytes:
-        raise ValueError(f"{existing} has {free} MB free: expected {megabytes} MB; free some, or choose another folder")

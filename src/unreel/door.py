@@ -1,24 +1,31 @@
-"""The door: what a config may say, looked at before anything is built or loaded.
+"""The door: what a config may say, looked at before anything is built or loaded; it needs neither torch nor diffusers.
 
 Settings that have no class are listed here. The arguments of all that has one, ours or a user's own, are compared with
-the types that its `__init__` declares, so that a new kind of thing needs no line here; what types cannot say
-(numbers that must fit each other) its class checks itself.
+the types that it declares, so that a new kind of thing needs no line here; what types cannot say (numbers that must fit
+each other) its class checks itself, a few seconds later.
 """
 
-import inspect
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from hydra.utils import get_object
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from unreel.cache import require_space
+from unreel.concepts import KINDS, to_concept
+from unreel.declarations import arguments_of
+from unreel.files import require_space
+from unreel.images import images_of
 from unreel.metadata import MOST_PROMPTS
+from unreel.prompts import Questions
+from unreel.records import Concept
+from unreel.validation import STRICT, told
+
+OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "${times:1.0e-5,10}" in YAML
 
 _ABSENT = object()
 _LIBRARIES = ("pytorch_lightning.",)  # they check their own arguments
@@ -32,13 +39,21 @@ COUNTS = {  # setting -> least and most
     "evaluation.seed": (0, 1_000_000),
     "evaluation.batch": (1, 10_000),
 }
-TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images")
-OPTIONAL = ("threads", "output", "phrase", "kind", "images")  # where null says something
+TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit")
+OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit")  # where null says something
 
 
-def check(config: DictConfig) -> None:
-    """ValueError for a setting, or an argument of anything in the config, that will not do."""
-    check_settings(config)
+def check(config: DictConfig, partial: bool = False) -> None:
+    """Looks at all settings, at the arguments of everything in the config, and at the disks.
+
+    Args:
+        config: of a run.
+        partial: whether null stands for what an edit says, as in evaluate.yaml.
+
+    Raises:
+        ValueError: for the first that will not do, naming its key.
+    """
+    check_settings(config, partial)
     for key in config:
         part = config.get(key)
         if key == "t2i":  # `training` is for the configs of methods
@@ -47,16 +62,18 @@ def check(config: DictConfig) -> None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                     raise ValueError(f"found t2i.training.{name}={value}: expected a number above 0")
             part = OmegaConf.masked_copy(part, [name for name in part if name != "training"])
-        check_arguments(part, str(key))
+        check_arguments(part, str(key), partial)
     if not config.get("metric"):
         raise ValueError("no metric: expected metric=NAME, or several as metric=[NAME,NAME]")
+    for folder in (config.output or config.runs, config.cache):
+        require_space(Path(folder), config.least_free_mb)
 
 
-def check_settings(config: DictConfig) -> None:
+def check_settings(config: DictConfig, partial: bool = False) -> None:
     """ValueError for a setting of a type or size that will not do, naming its key; absent ones are not looked at."""
     for key, (least, most) in COUNTS.items():
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and not (value is None and key in OPTIONAL):
+        if value is not _ABSENT and not (value is None and (partial or key in OPTIONAL)):
             _check_count(key, value, least, most)
     for key in TEXTS:
         value = OmegaConf.select(config, key, default=_ABSENT)
@@ -69,8 +86,12 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(
             f"found slug={config.slug!r}: expected letters, digits, '_', '-', '.' and '+', as slug=my_runs"
         )
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(
+            f"found device={config.device}: expected auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
+        )
     motions = OmegaConf.select(config, "evaluation.motions", default=False)
-    if not isinstance(motions, bool):
+    if not isinstance(motions, bool) and not (motions is None and partial):
         raise ValueError(f"found evaluation.motions={motions}: expected true or false")
     steps = OmegaConf.select(config, "evaluation.at_steps", default=_ABSENT)
     if steps is not _ABSENT and not OmegaConf.is_list(steps):
@@ -85,70 +106,117 @@ def _check_count(key: str, value: Any, least: int, most: int) -> None:
         raise ValueError(f"found {key}={value}: expected a whole number, {least} or more{above}")
 
 
-def check_arguments(config: Any, where: str) -> None:
+def check_edit(config: DictConfig) -> None:
+    """ValueError unless `edit` is a file; what it says is looked at when it is loaded."""
+    if not config.edit:
+        raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
+    if not Path(config.edit).expanduser().is_file():
+        raise ValueError(f"{config.edit} is missing: expected the edit.safetensors of a run")
+
+
+def check_arguments(config: Any, where: str, partial: bool = False) -> None:
     """ValueError for arguments that the class or function of a `_target_`, or of one inside it, does not take.
 
     Args:
         config: a part of a config, such as that of a method; one without a `_target_` may still hold some.
         where: its key.
+        partial: whether null may stand for anything.
     """
     if not isinstance(config, DictConfig | Mapping):
         return
-    given = {str(key): config[key] for key in config}
+    open_yet = {key for key in config if partial and OmegaConf.is_interpolation(config, key)}  # the edit may say what
+    given = {str(key): config[key] for key in config if key not in open_yet}
     target = given.get("_target_")
     if target is None:
         for key, value in given.items():
-            check_arguments(value, f"{where}.{key}")
+            check_arguments(value, f"{where}.{key}", partial)
         return
     if str(target).startswith(_LIBRARIES):
         return
     try:
-        called = get_object(str(target))
-        parameters = inspect.signature(called).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        arguments = arguments_of(str(target))
+    except (ValueError, OSError, SyntaxError) as error:
         raise ValueError(f"found {where}._target_={target}: {error}") from None
-    hints = _hints(called)
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in given.items():
-        if key.startswith("_") and key.endswith("_"):
+        if (key.startswith("_") and key.endswith("_")) or (partial and value is None):
             continue
-        if key not in parameters and not takes_more:
-            known = ", ".join(name for name in parameters if name != "self")
-            raise ValueError(f"found {where}.{key}={value}: {called.__name__} has no such setting; it has {known}")
         if isinstance(value, DictConfig | Mapping) and "_target_" in value:
-            check_arguments(value, f"{where}.{key}")
-        elif key in hints:
-            _check_type(
-                hints[key], OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, f"{where}.{key}"
-            )
+            check_arguments(value, f"{where}.{key}", partial)
+        elif arguments is not None and key in arguments.types:
+            plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            _check_type(arguments.types[key], plain, f"{where}.{key}")
+        if arguments is not None and key not in arguments.types and not arguments.more:
+            known = ", ".join(arguments.types)
+            raise ValueError(f"found {where}.{key}={value}: {arguments.called} has no such setting; it has {known}")
 
 
-def _hints(called: Any) -> dict[str, Any]:
-    """Argument -> declared type, of a class or a function; none where they cannot be told."""
-    function = called.func if isinstance(called, partial) else called.__init__ if inspect.isclass(called) else called
+def _check_type(declared: Any, value: Any, where: str) -> None:
     try:
-        return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):
-        return {}
-
-
-def _check_type(hint: Any, value: Any, where: str) -> None:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
+        adapter = TypeAdapter(declared, config=STRICT)
     except (PydanticSchemaGenerationError, PydanticUserError):
         return  # a type that pydantic does not know
     try:
         adapter.validate_python(value, strict=not isinstance(value, list | dict))
     except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        inside = "".join(f".{part}" for part in first["loc"] if isinstance(part, int))
-        raise ValueError(f"found {where}{inside}={value!r:.80}: expected {said}") from None
+        raise ValueError(told(error, where)) from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"found {where}={value}: expected a finite number")
 
 
-def check_space(config: DictConfig) -> None:
-    """ValueError when a disk that the run writes to has less space than `least_free_mb`."""
-    for folder in (config.output or config.runs, config.cache):
-        require_space(Path(folder), config.least_free_mb)
+def concepts_of(config: DictConfig) -> list[Concept]:
+    """The concepts of a config: those of `concept`, and the one that `phrase` and `kind` give on the command line.
+
+    `images` are of the phrase, or else of the one concept.
+
+    Raises:
+        ValueError: when there is none, or one is not well-formed.
+    """
+    chosen = config.get("concept")  # an empty list of choices leaves no key
+    entries: Any = OmegaConf.to_container(chosen, resolve=True) if chosen else {}
+    if config.phrase is not None:
+        slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
+        if config.kind not in KINDS:
+            raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
+        if slug in entries:
+            raise ValueError(f"found phrase={config.phrase!r} and concept={slug}: expected one of the two")
+        entries[slug] = {"name": str(config.phrase), "kind": config.kind, "images": config.get("images")}
+    elif config.get("kind") is not None:
+        raise ValueError(f"found kind={config.kind} without a phrase: expected phrase='red bicycle' kind={config.kind}")
+    elif config.get("images") is not None and entries:
+        if len(entries) > 1 or any(isinstance(e, dict) and e.get("images") for e in entries.values()):
+            raise ValueError(
+                f"found images={config.images} for {', '.join(entries)}: expected concept.NAME.images=FOLDER"
+            )
+        entries = {slug: {**entry, "images": config.images} for slug, entry in entries.items()}
+    if not entries:
+        hydra_is_on = GlobalHydra.instance().is_initialized()
+        names = GlobalHydra.instance().config_loader().get_group_options("concept") if hydra_is_on else []
+        raise ValueError(
+            f"no concept: expected concept=NAME, or phrase='red bicycle' kind=object; names: {', '.join(names)}"
+        )
+    concepts = [to_concept(slug, entry) for slug, entry in entries.items()]
+    for concept in concepts:
+        if concept.anchor.casefold() in {phrase.casefold() for phrase in concept.phrases}:
+            raise ValueError(
+                f"concept {concept.slug}: found the anchor {concept.anchor!r}, which is the concept itself"
+            )
+    return concepts
+
+
+def questions_of(config: DictConfig) -> Questions:
+    """What is rendered, of which concepts.
+
+    Raises:
+        ValueError: for a concept, an image, a vocabulary, a prompt or a number that will not do.
+    """
+    concepts = concepts_of(config)
+    for concept in concepts:
+        images_of(concept, config.shots)
+    source = built(config.prompts)
+    vocabulary: Any = OmegaConf.to_container(config.vocabulary, resolve=True)
+    return Questions.of(concepts, source, vocabulary, config.evaluation.motions, config.evaluation.seed)
+
+
+def built(config: Any, **more: Any) -> Any:
+    """The object that a config describes by its `_target_`."""
+    return hydra.utils.instantiate(config, **more, _convert_="all")

@@ -1,6 +1,7 @@
-"""Files that appear whole: written aside, then renamed, so that no reader ever finds half of one."""
+"""Files that appear whole: written aside, then renamed, so that no reader ever finds half of one; and room for them."""
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -38,3 +39,14 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8."""
     with whole(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def require_space(folder: Path, megabytes: int) -> None:
+    """ValueError when `folder` cannot be made or written to, or when its disk has less than that free."""
+    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "cannot be written to" if existing.is_dir() else "is a file"
+        raise ValueError(f"{folder}: {existing} {what}: expected a folder of yours; choose another")
+    free = shutil.disk_usage(existing).free // 1_000_000
+    if free < megabytes:
+        raise ValueError(f"{existing} has {free} MB free: expected {megabytes} MB; free some, or choose another folder")

@@ -6,56 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes, tensor_hash
+from unreel.images import decoded, images_of
 from unreel.models.model import Model
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHOT_SEEDS = 2**40  # where the seeds of shots begin; those of evaluated clips are below
-_MOST_PIXELS = 64_000_000
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a user's folder, in order of their names. ValueError when there are none."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: expected one with images of the concept")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if odd := [path for path in files if not path.is_file()]:
-        raise ValueError(f"{odd[0]} is no file: expected an image; remove it")
-    if not files:
-        raise ValueError(f"{folder} has no image: expected files that end in {', '.join(SUFFIXES)}")
-    return files
 
 
 def read_image(path: Path, size_px: int) -> Tensor:
-    """One image as pixels (3, size_px, size_px) in [-1, 1]: upright, on white where it is transparent, cut to a square.
-
-    Raises:
-        ValueError: when it cannot be decoded or is larger than 64 million pixels, naming it.
-    """
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > _MOST_PIXELS:
-                raise ValueError(
-                    f"{path} has {opened.width} x {opened.height} px: expected at most {_MOST_PIXELS:,} px"
-                )
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode == "F":
-                raise ValueError(f"{path} holds fractions for colours: expected whole numbers of 8 or 16 bits")
-            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-            square = ImageOps.fit(upright.convert("RGB"), (size_px, size_px), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from None
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+    """One image as pixels (3, size_px, size_px) in [-1, 1]; ValueError as of `decoded`."""
+    return torch.from_numpy(np.array(decoded(path, size_px))).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class Shots:
@@ -75,19 +40,8 @@ class Shots:
         if isinstance(shots, bool) or not isinstance(shots, int) or shots < 0:
             raise ValueError(f"found shots={shots}: expected a whole number, 0 or more")
         self.captions, self.shots, self.seed, self.cache = list(captions), shots, seed, cache
-        self.files: dict[str, list[Path]] = {}
-        for concept in (c.concept for c in captions):
-            if concept.images is not None:
-                if not shots:
-                    raise ValueError(f"found shots=0 and {concept.images}: expected as many shots as images are used")
-                files = image_files(concept.images)
-                if len(files) < shots:
-                    raise ValueError(
-                        f"{concept.images} has {len(files)} images: expected shots={shots}; lower shots or add some"
-                    )
-                self.files[concept.slug] = files[:shots]
-                for path in files[:shots]:  # a bad one is named now; they are read again at the donor's size
-                    read_image(path, 8)
+        found = {c.concept.slug: images_of(c.concept, shots) for c in captions}
+        self.files = {slug: files for slug, files in found.items() if files}
         read = {
             slug: [hashlib.sha256(path.read_bytes()).hexdigest() for path in own] for slug, own in self.files.items()
         }

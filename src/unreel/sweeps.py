@@ -7,140 +7,24 @@ The same command again runs what is not finished.
 
 import fcntl
 import json
-import math
-import os
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unreel.figures import lines_or_bars, pareto, save, scatter
-from unreel.files import clear_asides, write_text
-from unreel.records import Score
-from unreel.scores import write_scores
+from unreel.files import clear_asides
+from unreel.jobs import jobs_of, stop_jobs
 from unreel.signals import stop_on_signals
-from unreel.tables import (
-    COLUMNS,
-    columns_of,
-    differing_in,
-    finished_scores,
-    groups_of,
-    in_images,
-    left,
-    markdown,
-    pooled,
-    smallest_difference,
-)
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 _OF_ALL_JOBS = {"slug", "runs", "experiment"}  # they say where a sweep keeps its records
-
-
-def is_sweep() -> bool:
-    """Whether this process runs one of several jobs."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _jobs(config: DictConfig) -> Path:
-    return Path(config.runs) / config.slug / "jobs"
-
-
-def record_job(config: DictConfig, folder: str = "", error: str = "") -> None:
-    """One file a job, written by whatever process runs it: its overrides, and its run folder or its error.
-
-    A job that begins has neither: should its process die, the record says so.
-    """
-    job = HydraConfig.get()
-    running = not folder and not error
-    record = {
-        "overrides": list(job.overrides.task), "folder": folder, "process": os.getpid() if running else None,
-        "error": "its process was ended from outside (out of memory?)" if running else error,
-    }  # fmt: skip
-    write_text(_jobs(config) / f"{job.job.num:06}.json", json.dumps(record) + "\n")
-
-
-def stop_jobs(jobs: Path, number: int, patience_s: float = 20) -> str:
-    """Passes a signal on to the workers of a sweep, and waits until they have recorded where they stopped.
-
-    Returns:
-        Where they did, as text; "" where this process runs all jobs itself.
-    """
-    children = {child.pid for child in psutil.Process().children(recursive=True)}
-    running = [path for path in jobs.glob("*.json") if json.loads(path.read_text())["process"] in children]
-    for path in running:
-        with suppress(psutil.NoSuchProcess):
-            psutil.Process(json.loads(path.read_text())["process"]).send_signal(number)
-    until = time.monotonic() + patience_s
-    while time.monotonic() < until and any(json.loads(path.read_text())["process"] for path in running):
-        time.sleep(0.1)
-    stopped = [json.loads(path.read_text())["error"] for path in running]
-    return "; ".join(sorted({error.partition(" in: ")[2] or error for error in stopped}))
-
-
-def write_tables(
-    scores: Sequence[Score], folder: Path, bars: Mapping[str, float], images: str = "", by: str = ""
-) -> None:
-    """Writes `scores.jsonl`, `table.md` and figures of many runs to an experiment's folder.
-
-    Args:
-        scores: of all runs.
-        folder: of the experiment.
-        bars: column -> what is asked of it: at most, of forget and of the gap's size; at least, of the others.
-        images: the recipient whose clips are the donor's images, for the transfer gap.
-        by: what the runs differ in: a key of scores (shots, parameters, steps, t2v), or concepts: how many in one edit.
-    """
-    groups = groups_of(scores)
-    write_scores(folder / "scores.jsonl", scores)
-    still = in_images(scores, images)
-    signs = {"forget": "forget ≤", "transfer gap": "size of the transfer gap ≤"}
-    asked = ", ".join(
-        f"{signs.get(name, f'{name} ≥')} {bar:.0%}" for name, bar in bars.items() if still or name != "transfer gap"
-    )
-    singles = [s for s in scores if groups[s.run] == s.kind]
-    text = f"After the edit, ± 95 % over seeds{f'; asked: {asked}' if asked else ''}\n\n"
-    if over := pooled(scores):
-        text += f"Means over {' and '.join(over)} wherever a table has no column of it\n\n"
-    text += markdown(singles, lambda s: (s.method, s.t2v), ("all single concepts", "clips"), still)
-    text += told(singles)
-    if by:
-        differ = differing_in(scores, by)
-        text += f"\nBy {by}\n\n"
-        text += markdown(scores, lambda s: (s.method, differ[s.run, s.t2v], s.t2v), ("method", by, "clips"), still)
-        save(lines_or_bars(scores, differ, by), folder / f"{by}.png")
-    text += "\nBy what is erased\n\n"
-    text += markdown(scores, lambda s: (s.method, groups[s.run], s.t2v), ("method", "erased", "clips"), still)
-    text += "\nBy concept\n\n"
-    text += markdown(
-        scores, lambda s: (s.method, groups[s.run], s.concept, s.t2v), ("method", "erased", "concept", "clips"), still
-    )
-    write_text(folder / "table.md", text)
-    save(scatter(scores, bars), folder / "forget_retain.png")
-
-
-def told(scores: Sequence[Score]) -> str:
-    """For each recipient the smallest differences between methods that the seeds can show, as text."""
-    lines = []
-    for t2v in sorted({s.t2v for s in scores}):
-        here = [s for s in scores if s.t2v == t2v]
-        rows = [[s for s in here if s.method == method] for method in dict.fromkeys(s.method for s in here)]
-        found = {column: smallest_difference(rows, column) for column in columns_of(here)}
-        said = [f"{column} {value:.1%}" for column, value in found.items() if not math.isnan(value)]
-        lines += [f"- {t2v}: {', '.join(said)}"] if len(rows) > 1 and said else []
-    head = "\nThe smallest differences between two methods that these seeds can show (95 %, pooled variance):\n\n"
-    return head + "\n".join(lines) + "\n" if lines else ""
 
 
 class Sweep(Callback):
@@ -167,7 +51,7 @@ class Sweep(Callback):
             check_sweep(config)
         except ValueError as error:
             sys.exit(f"unreel: {error}")
-        jobs = _jobs(config)
+        jobs = jobs_of(config)
         jobs.mkdir(parents=True, exist_ok=True)
         self.lock = (jobs / ".lock").open("w")  # until the process ends
         try:
@@ -183,12 +67,12 @@ class Sweep(Callback):
         clear_asides(Path(config.cache), older_than_s=600)  # other sweeps may be writing to it
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        records = [json.loads(path.read_text()) for path in sorted(_jobs(config).glob("*.json"))]
+        records = [json.loads(path.read_text()) for path in sorted(jobs_of(config).glob("*.json"))]
         failed = [f"failed: {' '.join(r['overrides'])}: {r['error']}" for r in records if r["error"]]
         failed += [] if records else ["failed: no run was recorded"]
         done = [Path(record["folder"]) for record in records if not record["error"]]
         try:
-            self._write(config, records, finished_scores(done))
+            self._write(config, records, done)
         except Exception as error:
             traceback.print_exc()
             failed.append(f"failed: the tables: {error}")
@@ -199,17 +83,18 @@ class Sweep(Callback):
         if failed:
             sys.exit(1)
 
-    def _write(self, config: DictConfig, records: list[dict[str, Any]], scores: list[Score]) -> None:
+    def _write(self, config: DictConfig, records: list[dict[str, Any]], done: list[Path]) -> None:
+        from unreel import results, tables  # plots and statistics take seconds to import
+
+        scores = tables.finished_scores(done)
         if not self.folder or not scores:
             return
         whole = _as_written(sys.argv[1:]) and not any(record["error"] for record in records)
         folder = Path(self.folder) if whole else Path(config.runs) / config.slug / "tables"
-        if config.get("objectives"):  # the runs of a search are no repetitions of each other
-            write_scores(folder / "scores.jsonl", scores)
-            save(scatter(scores, self.bars), folder / "forget_retain.png")
-            write_text(folder / "table.md", trials(records, scores))
+        if config.get("objectives"):
+            results.write_search(records, scores, folder, self.bars)
         else:
-            write_tables(scores, folder, self.bars, self.images, self.by)
+            results.write_tables(scores, folder, self.bars, self.images, self.by)
         Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
 
 
@@ -217,6 +102,10 @@ def objectives_of(config: DictConfig) -> list[str]:
     """What a sweeper is to be told. ValueError for what no run tells."""
     given = config.get("objectives") or []
     objectives = [given] if isinstance(given, str) else list(given)
+    if not objectives:
+        return []
+    from unreel.tables import COLUMNS  # seconds
+
     if unknown := [name for name in objectives if name not in COLUMNS]:
         raise ValueError(f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}")
     return objectives
@@ -242,30 +131,3 @@ def _as_written(arguments: Sequence[str]) -> bool:
     keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments if not argument.startswith("-")}
     launcher = ("hydra/launcher", "hydra.launcher.")
     return all(key.split(".")[0] in _WHERE_AND_HOW or key.startswith(launcher) for key in keys)
-
-
-def trials(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> str:
-    """A table of a search: what the trials differ in, and what each forgot and kept; * is the Pareto front."""
-    given = [{key: value for key, _, value in (o.partition("=") for o in r["overrides"])} for r in records]
-    keys = [key for key in dict.fromkeys(key for own in given for key in own) if len({g.get(key) for g in given}) > 1]
-    rows = []
-    for record, choices in zip(records, given, strict=True):
-        name = Path(record["folder"]).name
-        if own := [s for s in scores if s.run == name]:
-            cells = [*(_rounded(choices.get(key, "")) for key in keys), f"`{name.rpartition('-')[2]}`"]
-            rows.append((left(own, "forget"), left(own, "retain"), " | ".join(cells)))
-    front = pareto(np.array([row[:2] for row in rows if not math.isnan(row[1])]).reshape(-1, 2)).tolist()
-    lines = [
-        f"| {f:.1%} | {'–' if math.isnan(r) else f'{r:.1%}'} | {'*' if [f, r] in front else ''} | {cells} |"
-        for f, r, cells in sorted(rows)
-    ]
-    header = ["forget", "retain", "front", *(f"`{key}`" for key in keys), "run ends in"]
-    return "\n".join([f"| {' | '.join(header)} |", "| --- " * len(header) + "|", *lines, ""])
-
-
-def _rounded(value: str) -> str:
-    """A number to three digits, which `config.yaml` has in full; all else as code."""
-    try:
-        return f"{float(value):.3g}"
-    except ValueError:
-        return f"`{value}`"

@@ -12,16 +12,16 @@ the denoiser's predictions; here it is the embeddings that are matched, before a
 Departures: none; there is no paper to depart from.
 """
 
-from dataclasses import dataclass
-
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from unreel.batches import Step
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.guard import distance
+from unreel.validation import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Anchored(GradientMethod):
     """The method; hyperparameters and their sources are in conf/method/anchored.yaml.
 
@@ -35,17 +35,12 @@ class Anchored(GradientMethod):
         ValueError: for numbers that will not do, and for a guard that counts the two terms again.
     """
 
-    anchor_weight: float
-    retain_weight: float
+    anchor_weight: PositiveFloat
+    retain_weight: NonNegativeFloat
     edits = ("text_encoder",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.anchor_weight > 0 and self.retain_weight >= 0):
-            raise ValueError(
-                f"{self.name}: found anchor_weight={self.anchor_weight}, retain_weight={self.retain_weight}: expected"
-                " one above 0, and one of 0 or more"
-            )
         if self.data.retain < 1:
             raise ValueError(
                 f"{self.name}: found data.retain={self.data.retain}: expected 1 or more; retain_weight=0 switches the"

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +34,7 @@ from unreel.batches import Batch, Batches, Step
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Conditioning, Model
+from unreel.validation import checked
 
 
 def negative_guidance(null: Tensor, cond: Tensor, eta: float) -> Tensor:
@@ -98,7 +100,7 @@ def sample_trajectories(
     return Trajectories(torch.cat(passed), scheduler.timesteps.cpu(), said, null, seed)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ESD(GradientMethod):
     """The method; hyperparameters and their sources are in conf/method/esd*.yaml.
 
@@ -112,17 +114,10 @@ class ESD(GradientMethod):
     """
 
     eta: float
-    trajectories: int
-    num_inference_steps: int
+    trajectories: PositiveInt
+    num_inference_steps: PositiveInt
     guidance_scale: float
     edits = ("denoiser",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("trajectories", "num_inference_steps"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{self.name}: found {key}={value}: expected a whole number, 1 or more")
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Trajectories:
         turns = range(self.trajectories)

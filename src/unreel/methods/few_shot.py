@@ -17,7 +17,7 @@ measured gain. Templates of captions are word lists of our own (`data.captions: 
 all that a generated shot shows are ours (`shown`). `ascent: none` leaves the guard rails' terms alone, for ablations.
 """
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,11 +27,10 @@ from unreel.batches import Batches, Step, denoising_errors
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Model
+from unreel.validation import checked
 
-ASCENTS = ("unbounded", "bounded", "none")
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked
 class FewShot(GradientMethod):
     """The method; hyperparameters and their sources are in conf/method/few_shot*.yaml.
 
@@ -42,14 +41,12 @@ class FewShot(GradientMethod):
         ValueError: for another ascent, and for none without guard rails that pull or hold something.
     """
 
-    ascent: str
+    ascent: Literal["unbounded", "bounded", "none"]
     edits = ("text_encoder",)
     needs = frozenset({"shots"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ascent not in ASCENTS:
-            raise ValueError(f"{self.name}: found ascent={self.ascent!r}: expected {', '.join(ASCENTS)}")
         if self.ascent == "none" and self.guard is None:
             raise ValueError(f"{self.name}: found ascent=none without guard rails, which trains nothing")
 

@@ -10,21 +10,22 @@ CLIP carries the sentence); y names the concept, y_a has the anchor in its place
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from scipy.stats import binomtest
 from torch import Tensor
 
 from unreel.batches import Batch, Batches, denoising_errors
 from unreel.models.model import Conditioning, Model
+from unreel.validation import checked
 
 State = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@checked
 class Guard:
     """Guard rails; `None` in a method's YAML switches all of them off.
 
@@ -33,29 +34,18 @@ class Guard:
         retain_weight: how strongly retained captions are held.
         max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
-        gone_below: share of the concept's evidence that counts as gone, in [0, 1].
+        gone_below: share of the concept's evidence that counts as gone, at most 1; below 0 nothing ever does.
         patience: looks at which it is gone, one after the other, before the training stops early.
         probes: shots of each concept per look.
     """
 
-    anchor_weight: float
-    retain_weight: float
-    max_drift: float
-    check_every: int
-    gone_below: float
-    patience: int
-    probes: int
-
-    def __post_init__(self) -> None:
-        """ValueError for numbers that will not do."""
-        least = {"anchor_weight": 0, "retain_weight": 0, "check_every": 1, "patience": 1, "probes": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            whole = bound == 0 or isinstance(value, int)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not value >= bound:
-                raise ValueError(f"found method.guard.{name}={value}: expected a number, {bound} or more")
-        if not self.max_drift > 0:
-            raise ValueError(f"found method.guard.max_drift={self.max_drift}: expected a number above 0")
+    anchor_weight: NonNegativeFloat
+    retain_weight: NonNegativeFloat
+    max_drift: PositiveFloat
+    check_every: PositiveInt
+    gone_below: Annotated[float, Field(le=1)]
+    patience: PositiveInt
+    probes: PositiveInt
 
 
 def distance(found: Conditioning, reference: Conditioning) -> Tensor:

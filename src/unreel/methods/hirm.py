@@ -21,18 +21,18 @@ paper's other target for nudity, a difference of two readings, is left out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from unreel.batches import Batches, Step
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Model
+from unreel.validation import checked
 from unreel.vocabulary import say
-
-TARGETS = ("anchor", "random")
-PROMPTS = ("names", "captions")
 
 
 def last_projection(model: Model) -> nn.Module:
@@ -64,7 +64,7 @@ class Prepared:
     direction: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class HiRM(GradientMethod):
     """The method; hyperparameters and their sources are in conf/method/hirm.yaml.
 
@@ -77,18 +77,10 @@ class HiRM(GradientMethod):
         ValueError: for another target, other prompts, or a coefficient that is not above 0.
     """
 
-    target: str
-    coefficient: float
-    prompts: str
+    target: Literal["anchor", "random"]
+    coefficient: PositiveFloat
+    prompts: Literal["names", "captions"]
     edits = ("text_encoder",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, choices in (("target", TARGETS), ("prompts", PROMPTS)):
-            if getattr(self, key) not in choices:
-                raise ValueError(f"{self.name}: found {key}={getattr(self, key)!r}: expected {' or '.join(choices)}")
-        if not self.coefficient > 0:
-            raise ValueError(f"{self.name}: found coefficient={self.coefficient}: expected a number above 0")
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)

@@ -17,15 +17,17 @@ several by a detector. The systems are solved in float64.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from unreel.methods.closed_form import ClosedFormMethod
 from unreel.methods.method import Task
 from unreel.methods.uce import UCE, Rows, edited
 from unreel.models.model import Model
+from unreel.validation import checked
 
 
 def brought_back(old: Mapping[str, Tensor], new: Mapping[str, Tensor], rows: Tensor, lam_r: float) -> Tensor:
@@ -43,7 +45,7 @@ def joined(some: Rows, others: Rows) -> Rows:
     return replace(some, erased=torch.cat([some.erased, others.erased]), guides=torch.cat([some.guides, others.guides]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class RECE(ClosedFormMethod):
     """The method; hyperparameters and their sources are in conf/method/rece.yaml.
 
@@ -58,16 +60,11 @@ class RECE(ClosedFormMethod):
     """
 
     uce: UCE
-    epochs: int
-    lam_r: float
+    epochs: NonNegativeInt
+    lam_r: PositiveFloat
     accumulate: bool
     edits = UCE.edits
     roles = UCE.roles
-
-    def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0 or self.lam_r <= 0:
-            raise ValueError(f"found epochs={self.epochs}, lam_r={self.lam_r}: expected a whole number, 0 or more, and"
-                             " lam_r above 0")  # fmt: skip
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)

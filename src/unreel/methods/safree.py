@@ -27,9 +27,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.fft import fftn, ifftn
 from transformers import CLIPTextModel
@@ -39,6 +40,7 @@ from unreel.methods.guidance import GuidanceMethod
 from unreel.methods.method import Task
 from unreel.methods.negative_prompt import appended, prompts_in, reading, said
 from unreel.models.model import Model
+from unreel.validation import checked
 
 STEPS = 50  # of the schedule that the paper's N_max is of
 
@@ -209,7 +211,7 @@ class Filter:
             yield
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class SAFREE(GuidanceMethod):
     """The method; values and their sources are in conf/method/safree.yaml.
 
@@ -224,23 +226,16 @@ class SAFREE(GuidanceMethod):
         ValueError: for a value that will not do.
     """
 
-    alpha: float
-    steps: float
-    sharpness: float
+    alpha: NonNegativeFloat
+    steps: NonNegativeFloat
+    sharpness: NonNegativeFloat
     midpoint: float
-    re_attention: Sequence[float] | None
+    re_attention: Annotated[Sequence[float], Field(min_length=2, max_length=2)] | None
     negative: bool
     attaches: ClassVar[Mapping[str, Any]] = {
         "phrases": list, "alpha": int | float, "steps": int | float, "sharpness": int | float,
         "midpoint": int | float, "re_attention": list | None, "negative_prompt": str,
     }  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if not min(self.alpha, self.steps, self.sharpness) >= 0:
-            raise ValueError(f"found alpha={self.alpha}, steps={self.steps}, sharpness={self.sharpness}:"
-                             " expected no negative number")  # fmt: skip
-        if self.re_attention is not None and len(self.re_attention) != 2:
-            raise ValueError(f"found re_attention={list(self.re_attention)}: expected two factors, or null")
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         check_parts(model.pipeline)

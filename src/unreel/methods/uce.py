@@ -16,17 +16,19 @@ last subject token on. The system is solved in float64, since float32 loses digi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, StringConstraints
 from torch import Tensor
 
 from unreel.captions import TrainingCaptions
 from unreel.methods.closed_form import ClosedFormMethod, ridge
 from unreel.methods.method import Task
 from unreel.models.model import Model
+from unreel.validation import checked
 from unreel.vocabulary import say
 
-TOKENS = ("last", "all")
 _AT_ONCE = 32  # texts
 
 
@@ -59,7 +61,7 @@ def last_tokens(model: Model, texts: Sequence[str]) -> Tensor:
     return tokens.attention_mask.sum(1) - 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class UCE(ClosedFormMethod):
     """The method; hyperparameters and their sources are in conf/method/uce.yaml.
 
@@ -73,23 +75,14 @@ class UCE(ClosedFormMethod):
         ValueError: for a value that will not do.
     """
 
-    lam: float
-    erase_scale: float
-    preserve_scale: float
-    tokens: str
-    templates: Sequence[str]
+    lam: PositiveFloat
+    erase_scale: NonNegativeFloat
+    preserve_scale: NonNegativeFloat
+    tokens: Literal["last", "all"]
+    templates: Annotated[Sequence[Annotated[str, StringConstraints(pattern=r"^[^{]*\{\}[^{]*$")]], Field(min_length=1)]
     guide: str | None = None
     edits = ("denoiser",)
     roles = ("denoiser.cross_attention.kv",)
-
-    def __post_init__(self) -> None:
-        if self.lam <= 0 or min(self.erase_scale, self.preserve_scale) < 0:
-            raise ValueError(f"found lam={self.lam}, erase_scale={self.erase_scale}, preserve_scale="
-                             f"{self.preserve_scale}: expected lam above 0 and no negative scale")  # fmt: skip
-        if self.tokens not in TOKENS:
-            raise ValueError(f"found tokens={self.tokens!r}: expected {' or '.join(TOKENS)}")
-        if not self.templates or any(template.count("{}") != 1 for template in self.templates):
-            raise ValueError(f"found templates={list(self.templates)}: expected at least one, each with {{}} once")
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)

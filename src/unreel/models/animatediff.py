@@ -4,16 +4,17 @@ Reference: Yuwei Guo et al., "AnimateDiff", ICLR 2024, arXiv 2307.04725.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
+from pydantic import PositiveInt
 from torch import Tensor
 
 from unreel.models.model import Conditioning
 from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import tiny_parts
+from unreel.validation import ModelFolder
 
 
 def tiny_adapter() -> MotionAdapter:
@@ -41,15 +42,15 @@ class AnimateDiff(PipelineModel):
 
     def __init__(
         self,
-        folder: str | Path,
-        motion_adapter: str | Path = "",
+        folder: ModelFolder,
+        motion_adapter: ModelFolder = "",
         revision: str | None = None,
         motion_adapter_revision: str | None = None,
-        dtype: str = "float32",
-        num_frames: int = 16,
-        num_inference_steps: int = 20,
+        dtype: Literal["float32", "float16"] = "float32",
+        num_frames: PositiveInt = 16,
+        num_inference_steps: PositiveInt = 20,
         guidance_scale: float = 7.5,
-        fps: int = 8,
+        fps: PositiveInt = 8,
         autocast: bool = False,
         scheduler: Mapping[str, Any] | None = None,
         name: str = "",

@@ -5,13 +5,15 @@ pipeline deprecated (frozen since 0.33.1): this file alone imports it.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
+from pydantic import PositiveInt
 
 from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import tiny_parts
+from unreel.validation import ModelFolder
 
 
 def tiny_unet3d() -> UNet3DConditionModel:
@@ -39,14 +41,14 @@ class ModelScope(PipelineModel):
 
     def __init__(
         self,
-        folder: str | Path,
-        unet: str | Path | None = None,
+        folder: ModelFolder,
+        unet: ModelFolder | None = None,
         revision: str | None = None,
-        dtype: str = "float32",
-        num_frames: int = 16,
-        num_inference_steps: int = 50,
+        dtype: Literal["float32", "float16"] = "float32",
+        num_frames: PositiveInt = 16,
+        num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 9.0,
-        fps: int = 8,
+        fps: PositiveInt = 8,
         autocast: bool = False,
         name: str = "",
         device: str = "cpu",

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from unreel.hashes import content_key, folder_hash, parameter_hashes
 from unreel.models.model import Conditioning, Model, Reading
 from unreel.models.roles import select
+from unreel.validation import check_model_folder, is_local
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
-_CONFIGS = ("model_index.json", "config.json")
 _IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
 
 
@@ -34,10 +34,8 @@ def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict
     """
     if dtype not in ("float32", "float16"):  # weights in bfloat16 would not hash as their other copies
         raise ValueError(f"found dtype {dtype!r}: expected float32 or float16")
-    path = Path(folder).expanduser()
-    local = path.exists() or str(folder).startswith((".", "/", "~"))
-    if local and not any((path / name).is_file() for name in _CONFIGS):
-        raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")
+    path, local = Path(folder).expanduser(), is_local(folder)
+    check_model_folder(folder)
     return {
         "pretrained_model_name_or_path": str(path) if local else str(folder),
         "revision": None if local else revision,

@@ -5,14 +5,16 @@ Reference: Robin Rombach et al., "High-Resolution Image Synthesis with Latent Di
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from pydantic import PositiveInt
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unreel.models.pipeline_model import PipelineModel
+from unreel.validation import ModelFolder
 
 _TOKENIZER = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer"  # a small real one, for tiny models
 
@@ -63,10 +65,10 @@ class StableDiffusion(PipelineModel):
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: ModelFolder,
         revision: str | None = None,
-        dtype: str = "float32",
-        num_inference_steps: int = 50,
+        dtype: Literal["float32", "float16"] = "float32",
+        num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 7.5,
         autocast: bool = False,
         name: str = "",

@@ -5,15 +5,16 @@ deprecated (frozen since 0.33.1): this file alone imports it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import DDIMScheduler, TextToVideoZeroPipeline
+from pydantic import PositiveInt
 from torch import Tensor
 
 from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import NO_CHECKER, tiny_parts
+from unreel.validation import ModelFolder
 
 
 class Text2VideoZero(PipelineModel):
@@ -30,13 +31,13 @@ class Text2VideoZero(PipelineModel):
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: ModelFolder,
         revision: str | None = None,
-        dtype: str = "float32",
-        num_frames: int = 8,
-        num_inference_steps: int = 50,
+        dtype: Literal["float32", "float16"] = "float32",
+        num_frames: PositiveInt = 8,
+        num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 7.5,
-        fps: int = 8,
+        fps: PositiveInt = 8,
         autocast: bool = False,
         t0: int = 44,
         t1: int = 47,

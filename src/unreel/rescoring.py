@@ -1,0 +1,45 @@
+"""A saved edit scored on any recipient that it fits, without training."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from unreel import assembly, door
+from unreel.edits import Edit, method_named
+from unreel.page import write_report
+from unreel.terminal import prepare_libraries, print_result
+
+
+def rescore(config: DictConfig) -> Path:
+    """Renders and scores clips with `config.edit`; what was erased, and with which prompts, the edit says. Its folder.
+
+    Raises:
+        ValueError: for an edit, or for settings, that will not do, before anything is rendered.
+    """
+    prepare_libraries(config.threads)
+    edit = Edit.load(config.edit)
+    config = assembly.rescoring(edit, config)
+    door.check(config)
+    questions, device = door.questions_of(config), assembly.device_of(config)
+    recipients = assembly.recipients_of(config, device)
+    judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
+    metrics = assembly.metrics_of(config, questions, recipients)
+    parts = [*recipients, judge, *metrics]
+    parts += [method_named(edit.method)] if edit.is_attached else []
+    run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
+    if run.is_done():
+        print_result(run)
+        return run.folder
+
+    for recipient in recipients:
+        edit.check(recipient)
+    with run.working() as todo:
+        if todo:
+            loggers = assembly.loggers_of(config, run, questions.concepts)
+            evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
+            evaluation.look("before")
+            evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
+            edit.save(run.folder / "edit.safetensors")
+            write_report(run, evaluation.looks, evaluation.scores, facts)
+    print_result(run)
+    return run.folder

@@ -1,0 +1,119 @@
+"""A run, from shots to report: concept -> shots -> method -> edit -> clips -> scores -> report."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from unreel import assembly
+from unreel.callbacks import RenderClips
+from unreel.captions import TrainingCaptions
+from unreel.door import built
+from unreel.edits import Edit, export_components
+from unreel.evaluation import Evaluation
+from unreel.judges.judge import Judge
+from unreel.methods.method import Method, Task
+from unreel.metrics.metric import Metric
+from unreel.models.model import Model
+from unreel.page import write_report
+from unreel.prompts import Questions
+from unreel.runs import Run, is_first_process
+from unreel.sharing import Share, plan
+from unreel.shots import Shots
+from unreel.terminal import prepare_libraries, print_result
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; nothing of it is loaded before it is used."""
+
+    questions: Questions
+    captions: list[TrainingCaptions]
+    shots: Shots
+    method: Method
+    donor: Model
+    recipients: list[Model]
+    judge: Judge
+    metrics: list[Metric]
+    run: Run
+
+
+def opened(config: DictConfig, questions: Questions) -> Parts:
+    """The parts of a run, after every check that needs no model. ValueError for what will not do."""
+    device, method = assembly.device_of(config), built(config.method)
+    texts = [prompt.text for prompt in questions.prompts]
+    captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
+    shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
+    assembly.check_processes(config, method, len(captions), device)
+    assembly.check_trainer(config)
+    donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
+    judge = assembly.judge_of(config, questions, recipients, device)
+    metrics = assembly.metrics_of(config, questions, recipients)
+    steps = method.most_steps(len(captions), config.shots)
+    run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run)
+
+
+def train(config: DictConfig, questions: Questions) -> Path:
+    """Carries out the run of a config that has passed the door, unless it is finished already; its folder.
+
+    Raises:
+        ValueError: for what the door cannot see, before anything is rendered.
+    """
+    prepare_libraries(config.threads)
+    parts = opened(config, questions)
+    run = parts.run
+    if run.is_done():
+        print_result(run)
+        return run.folder
+
+    with run.timed("loading"):
+        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
+    with run.working() as todo:
+        if todo:
+            loggers = assembly.loggers_of(config, run, questions.concepts)
+            evaluation = assembly.evaluation_of(
+                config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
+            )
+            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
+            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares)
+    if is_first_process():
+        print_result(run)
+    return run.folder
+
+
+def carry_out(
+    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task, shares: list[Share]
+) -> None:
+    """Shots, edits, clips and report of one run. Several edits: the first is in the run folder, the others below it."""
+    pl.seed_everything(config.seed, verbose=False)
+    if is_first_process():
+        evaluation.look("before")
+    shots = task.shots
+    assert shots is not None
+    if "shots" in method.needs:
+        with run.timed("shots"):
+            shots.make(donor)
+    edits: dict[str, Edit] = {}
+    for share in shares:
+        names = [model.name for model in share.recipients]
+        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
+        looks = RenderClips(evaluation, names, config.evaluation.at_steps)
+        trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
+        with run.timed("training"):
+            edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
+        if not is_first_process():  # one of several processes: the first one goes on
+            return
+        settings = OmegaConf.to_container(config, resolve=True)
+        edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
+        edits |= dict.fromkeys(names, edit)
+        edit.save(where / "edit.safetensors")
+        with edit.applied(share.maker):
+            export_components(share.maker, edit.components, where)
+    facts = next(iter(edits.values())).provenance["facts"]
+    run.message = facts["stopped"]
+    evaluation.look("after", edits, facts["steps"])
+    with run.timed("report"):
+        write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()))

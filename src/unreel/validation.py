@@ -1,0 +1,57 @@
+"""What values may be: types that say more than Python's own, and what is wrong with a value, in one line.
+
+Classes that a YAML builds declare their arguments with these and with pydantic's (`PositiveInt`, `Literal`, ...), so
+that one declaration serves the door, which reads it without importing anything, and whoever builds one in Python.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, TypeVar, cast, dataclass_transform
+
+from pydantic import AfterValidator, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+C = TypeVar("C")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def checked(cls: type[C]) -> type[C]:
+    """A frozen dataclass with keyword arguments alone, whose values must be of the declared types: else ValueError."""
+    return cast(type[C], dataclass(frozen=True, kw_only=True, config=STRICT)(cls))
+
+
+_CONFIGS = ("model_index.json", "config.json")  # what diffusers finds in a folder of a pipeline, and of one model
+
+
+def is_local(folder: str | Path) -> bool:
+    """Whether this is a local folder, present or not, and not the id of a hub model."""
+    return Path(folder).expanduser().exists() or str(folder).startswith((".", "/", "~"))
+
+
+def check_model_folder(folder: str | Path) -> str | Path:
+    """The same again. ValueError for a local path that is no folder of a diffusers pipeline or model."""
+    if is_local(folder) and not any((Path(folder).expanduser() / name).is_file() for name in _CONFIGS):
+        raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")
+    return folder
+
+
+ModelFolder = Annotated[str | Path, AfterValidator(check_model_folder)]
+"""A local folder of a diffusers pipeline or model, or the id of one on the hub."""
+
+
+def told(error: ValidationError, where: str = "") -> str:
+    """What pydantic found first, as one line: "found data.batch=0: expected greater than or equal to 1".
+
+    Args:
+        error: what it raised.
+        where: the key of what it looked at.
+    """
+    first = error.errors()[0]
+    key = ".".join([*([where] if where else []), *(str(part) for part in first["loc"] if part != "[key]")])[:200]
+    said = re.sub(r"\s+", " ", first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if "expected" in said:
+        return f"{key}: {said}" if key else said
+    return f"found {key}={first['input']!r:.80}: expected {said}"
