@@ -33,7 +33,7 @@ $(DEV): pyproject.toml constraints.txt
 define install
 	@echo "setting up $(VENV) for $(1): PyTorch's CUDA build is several GB"
 	@started=$$(date +%s); $(PYTHON) -m venv $(VENV) \
-	&& $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(1)" \
+	&& $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e "$(1)" \
 	&& echo "set up in $$(( $$(date +%s) - started )) s, $$(du -sh $(VENV) | cut -f1)"
 	@touch $@
 endef

@@ -18,7 +18,7 @@ def main() -> None:
         from unreel.overview import write_overview  # with plots and statistics: seconds
 
         print(write_overview(runs))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"unreel: {error}")
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 
 import evaluate
@@ -12,11 +14,12 @@ import torch
 import train
 from PIL import Image
 
-from conftest import configured, opened
+from conftest import ROOT, configured, opened
 from test_train import animatediff, small_run
 from unreel import Edit
 from unreel.assembly import checkpoint_in
 from unreel.cache import TensorCache
+from unreel.concepts import to_concept
 from unreel.runs import Run
 
 
@@ -150,3 +153,91 @@ def test_a_machine_without_git_makes_runs(made, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     parts = opened(configured("train", made[0]))
     assert isinstance(parts.run, Run) and json.loads(json.dumps(parts.run.provenance))["commit"] == ""
+
+
+def refused(command, options):
+    """What a command says of options that will not do: one line."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(configured(command.__name__, options))
+    assert str(ended.value).startswith("unreel: ") and "\n" not in str(ended.value)
+    return str(ended.value)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "changed"])
+def test_a_finished_run_whose_edit_was_harmed_since_says_so(made, tmp_path, harm):
+    shutil.copytree(made[1], tmp_path / "run")
+    edit, options = tmp_path / "run" / "edit.safetensors", [*made[0], f"output={tmp_path / 'run'}"]
+    data = edit.read_bytes()
+    if harm == "gone":
+        edit.unlink()
+    else:
+        edit.write_bytes(data[:5000] if harm == "cut" else data[:-8] + b"\0" * 4 + data[-4:])
+    said = refused(train, options)
+    assert "the run was finished, but since then" in said and "edit.safetensors" in said and "first remove" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"status": "asleep"}', '{"id": 5, "status": "done"}', '{"status": "done", "seconds": [1]}']
+)
+def test_a_damaged_status_is_named(made, tmp_path, text):
+    shutil.copytree(made[1], tmp_path / "run")
+    (tmp_path / "run" / "status.json").write_text(text)
+    assert "status.json is damaged" in refused(train, [*made[0], f"output={tmp_path / 'run'}"])
+
+
+def test_what_a_disk_changed_in_the_cache_is_made_again(tmp_path):
+    cache, tensors = TensorCache(tmp_path), {"x": torch.arange(100.0), "none": torch.empty(0, 2), "n": torch.tensor(3)}
+    cache.save("abc", tensors)
+    assert all(torch.equal(tensors[name], found) for name, found in cache.load("abc").items())
+    path = tmp_path / "ab" / "abc.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-30] ^= 1
+    path.write_bytes(data)
+    assert cache.load("abc") is None
+
+
+@pytest.mark.parametrize("harm", ["scores.jsonl", "strip", "status.json"])
+def test_a_page_over_harmed_runs_is_one_line_that_names_the_file(made, tmp_path, harm):
+    one = tmp_path / "runs" / made[1].name
+    shutil.copytree(made[1], one)
+    if harm == "scores.jsonl":
+        (one / harm).unlink()
+    elif harm == "strip":
+        strips = sorted((one / "clips").glob("*.png"))[0]
+        strips.write_bytes(strips.read_bytes()[:40])
+    else:
+        (one / harm).write_text("{")
+    command = [sys.executable, str(ROOT / "report.py"), str(tmp_path / "runs")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and ended.stderr.startswith("unreel: ")
+    assert (".png" if harm == "strip" else harm) in ended.stderr
+
+
+def test_a_long_phrase_names_no_file_that_is_too_long(made, tmp_path):
+    options = [o for o in made[0] if not o.startswith(("concept", "output"))]
+    phrases = [f"a thing that {'goes on and ' * 400}{end}" for end in ("stops", "ends")]
+    folders = []
+    for phrase in phrases:
+        config = configured(
+            "train", [*options, "concept=[]", f"phrase='{phrase}'", "kind=character", f"runs={tmp_path}"]
+        )
+        parts = opened(config)
+        (concept,) = parts.questions.concepts
+        assert len(concept.slug) <= 60 and concept.phrases == (phrase,)
+        folders.append(parts.run.folder.name)
+    assert folders[0] != folders[1] and max(map(len, folders)) < 200
+    with pytest.raises(ValueError, match="1 to 60 letters"):
+        to_concept("x" * 300, {"kind": "object", "name": "bus"})
+
+
+def test_wandb_online_without_a_key_is_one_line(made, tmp_path):
+    options = [o for o in made[0] if not o.startswith(("logger", "output"))]
+    command = [sys.executable, "train.py", *options, "logger.offline=false", f"output={tmp_path / 'run'}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("unreel: ")]
+    assert "W&B" in said and "wandb login" in said and "logger=none" in said

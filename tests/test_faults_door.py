@@ -131,6 +131,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         ("train.py concept=cat t2i=sd14 t2i.folder=/nowhere/at/all", "/nowhere/at/all: expected a diffusers folder"),
         ("train.py concept=cat prompts=file prompts.path=/nowhere/at/all", "/nowhere/at/all is no file"),
         ("train.py concept=cat runs=/proc/nowhere", "/proc has 0 MB free"),
+        (f"train.py concept=cat +concept.{'x' * 300}.kind=object", "expected at most 200 characters"),
         ("train.py", "no concept: expected concept=NAME"),
         ("evaluate.py edit=/nowhere/at/all", "/nowhere/at/all is missing"),
         ("evaluate.py edit=x evaluation.prompts=1.5", "found evaluation.prompts=1.5"),

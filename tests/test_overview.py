@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from test_tables import FORGET, RETAIN, rows, write_run
 from unreel.overview import summary, write_overview
+from unreel.page import doubts
 from unreel.tables import finished_scores
 
 HOSTILE = "<script>document.title=1</script>"
@@ -54,9 +55,9 @@ def opened(runs, tmp_path):
     """Opens the page in Chromium with a filter, does something to it, and gives what it then is."""
     if shutil.which("chromium") is None:
         pytest.skip("needs chromium (Debian's package)")
-    page = write_overview(runs)
 
     def dom(hash="", script=""):
+        page = write_overview(runs)
         acted = page.with_name("acted.html")
         acted.write_text(page.read_text().replace("</main>", f"</main><script>{script}</script>"))
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
@@ -82,10 +83,26 @@ def test_a_filter_keeps_the_runs_that_say_it_and_their_clips(opened):
     lines = re.findall(r'<tr( hidden="")?><td', table(page, "runs"))
     assert len(lines) == 12 and lines.count("") == 3
     gallery = table(page, "gallery")
-    assert gallery.count("<img") == 3 * 3 and 'src="bus-1-0/clips/v_bus_forget.png"' in gallery
+    assert gallery.count("<img") == 3 * 3 * 2 and 'src="bus-1-0/clips/v_bus_forget.png"' in gallery
     headers = re.findall(r"<th>(a \w+) at night</th>", gallery)
     assert headers == ["a cat", "a bus", "a dog", "a bus"]  # each run under its own prompts
-    assert opened("#bus-16-2").count("<img class") == 3  # a run by its name
+    assert opened("#bus-16-2").count('loading="lazy"') == 2 * 3  # a run by its name
+
+
+def test_clips_play_under_the_pointer(opened, runs):
+    for run in runs.iterdir():
+        for stage in ("before", "after"):
+            (run / "clips" / stage / "v").mkdir(parents=True)
+            for i in range(3):
+                (run / "clips" / stage / "v" / f"{i:03}_bus_forget.mp4").touch()
+    enter = """document.querySelectorAll(".pair")[1].dispatchEvent(new Event("pointerenter"));"""
+    leave = """document.querySelectorAll(".pair")[1].dispatchEvent(new Event("pointerleave"));"""
+    page = opened("#bus-1-0", enter)
+    assert re.findall(r'<video[^>]*src="([^"]*)"', page) == [
+        f"bus-1-0/clips/{stage}/v/001_bus_forget.mp4" for stage in ("before", "after")
+    ]
+    page = opened("#bus-1-0", enter + leave)
+    assert "<video" not in page and page.count('loading="lazy"') == 2 * 3
 
 
 def test_a_click_on_a_column_sorts_the_runs_and_their_clips(opened):
@@ -102,3 +119,13 @@ def test_a_folder_without_runs_is_one_line(tmp_path):
     command = [sys.executable, str(Path(__file__).parents[1] / "report.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "no finished run" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_that_forgot_nothing_says_so():
+    def said(before, after, clips):
+        found = rows("run", 0, {FORGET: before}, {FORGET: after})
+        return doubts([replace(s, clips=clips[s.stage == "after"]) for s in found])
+
+    assert said(1.0, 0.0, ("a", "b")) == said(0.5, 0.375, ("a", "b")) == []
+    (same,), (none,), (unmoved,) = said(1.0, 1.0, ("a", "a")), said(0.0, 0.0, ("a", "b")), said(0.5, 0.625, ("a", "b"))
+    assert "to the last pixel" in same and "nothing to forget" in none and "62% and 50%" in unmoved

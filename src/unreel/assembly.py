@@ -12,12 +12,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from unreel.cache import TensorCache
+from unreel.callbacks import TrainingBar
 from unreel.door import built
 from unreel.edits import Edit
 from unreel.evaluation import Evaluation
@@ -25,7 +26,7 @@ from unreel.files import whole
 from unreel.hashes import code_hash
 from unreel.jobs import is_sweep
 from unreel.judges.judge import Judge
-from unreel.metadata import Facts, MadeWith, validated
+from unreel.metadata import Facts, MadeWith
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Method
 from unreel.metrics.metric import Metric
@@ -34,6 +35,7 @@ from unreel.prompts import Questions
 from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
+from unreel.validation import validated
 
 
 def donor_of(config: DictConfig, device: str) -> Model:
@@ -121,8 +123,10 @@ def recipients_of(config: DictConfig, device: str) -> list[Model]:
     if not names:
         raise ValueError("no recipient: expected t2v=NAME, or several as t2v=[NAME,NAME]")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name or "")) or names.count(name) > 1:
-            raise ValueError(f"t2v: found the name {name!r}: expected letters, digits, '_', '-' and '.', once each")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}", str(name or "")) or names.count(name) > 1:
+            raise ValueError(
+                f"t2v: found the name {name!r:.80}: expected 1 to 60 letters, digits, '_', '-' and '.', once each"
+            )
     device = device if is_first_process() else "cpu"  # which is all that renders
     return [built(entry, device=device) for entry in chosen.values()]
 
@@ -171,7 +175,10 @@ def loggers_of(config: DictConfig, run: Run, concepts: Sequence[Concept]) -> lis
     resumptions = len(list(run.folder.glob("logs-*")))
     loggers: list[Logger] = [CSVLogger(run.folder, "", f"logs-{resumptions}", flush_logs_every_n_steps=1)]
     if config.get("logger"):
-        loggers.append(built(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.mirror))
+        mirror = built(config.logger, save_dir=str(run.folder), name=run.folder.name, id=run.mirror)
+        if isinstance(mirror, WandbLogger):
+            mirror._wandb_init.pop("anonymous", None)  # Lightning passes it on unset, and W&B warns of it
+        loggers.append(mirror)
     for logger in loggers:
         if isinstance(logger, WandbLogger) and is_first_process():
             logger.log_hyperparams(run.flat(concepts))
@@ -230,7 +237,8 @@ def trainer_of(
         config.trainer,
         max_steps=steps,
         accelerator="gpu" if device_of(config).startswith("cuda") else "cpu",
+        enable_progress_bar=False,
         logger=list(loggers),
         plugins=[WholeCheckpoints()],
-        callbacks=[*callbacks, looks, RichProgressBar(), checkpoint],
+        callbacks=[*callbacks, looks, TrainingBar(), checkpoint],
     )

@@ -1,12 +1,14 @@
 """Generated tensors kept on disk under the hash of what they were generated from; safe under parallel writers."""
 
 import fcntl
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unreel.files import whole
@@ -28,7 +30,9 @@ class TensorCache:
     def load(self, key: str) -> dict[str, Tensor] | None:
         """The tensors, or None when they were never written or their file is damaged."""
         try:
-            return load_file(self._path(key))
+            with safe_open(self._path(key), "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors if (file.metadata() or {}).get("sum") == _sum(tensors) else None
         except (FileNotFoundError, SafetensorError):
             return None
 
@@ -44,4 +48,14 @@ class TensorCache:
     def save(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Writes them; the file appears whole, and of parallel writers the last one wins (they write the same)."""
         with whole(self._path(key)) as aside:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+            whole_ones = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(whole_ones, aside, {"sum": _sum(whole_ones)})
+
+
+def _sum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and values: a disk that lies is found out."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unreel.evaluation import Evaluation
 from unreel.methods.gradient import ErasureModule
@@ -27,3 +28,28 @@ class RenderClips(pl.Callback):
             if trainer.is_global_zero:
                 self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, pl_module.edit()), step)
             trainer.strategy.barrier()
+
+
+class TrainingBar(pl.Callback):
+    """How far a training is, for how long it has been at it, and its loss; gone when the training ends."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.progress.start()
+            self.task = self.progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, loss="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.is_global_zero:
+            loss = trainer.callback_metrics.get("train/loss")
+            said = "" if loss is None else f"{float(loss):.3f}"
+            self.progress.update(self.task, completed=trainer.global_step, loss=said)
+
+    def on_train_end(self, *_: Any) -> None:
+        self.progress.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.progress.stop()

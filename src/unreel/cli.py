@@ -24,12 +24,15 @@ from unreel.sweeps import objectives_of
 from unreel.validation import told
 
 _MOST_SAID = 1000  # characters of an error
+_MOST_OF_A_KEY = 200  # characters; Hydra looks for files of that name
 
 
 def command(main: Callable[[], Any]) -> None:
     """Runs a Hydra command; `key=~/folder` means the home folder, which no shell puts there and Hydra cannot read."""
     home = str(Path.home())
     sys.argv = [re.sub(r"^([\w.@+/]+=)~(?=/|$)", lambda found: found[1] + home, argument) for argument in sys.argv]
+    if long := next((a for a in sys.argv[1:] if len(a.partition("=")[0]) > _MOST_OF_A_KEY), None):
+        sys.exit(f"unreel: found the key {long[:60]}...: expected at most {_MOST_OF_A_KEY} characters before the '='")
     stop_on_signals()
     try:
         main()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unreel.files import whole
 
+STRIP_FRAMES, STRIP_GAP_PX = 4, 2  # of each clip at most, and between them
+
 
 def to_uint8(clip: Tensor) -> np.ndarray:
     """A clip (F, C, H, W) in [0, 1] as uint8 (F, H, W, C)."""
@@ -31,7 +33,7 @@ def write_mp4(clip: Tensor, path: Path, fps: int, least_edge: int = 256) -> Path
     return path
 
 
-def strip(clips: list[Tensor], frames: int = 4, gap: int = 2) -> Image.Image:
+def strip(clips: list[Tensor], frames: int = STRIP_FRAMES, gap: int = STRIP_GAP_PX) -> Image.Image:
     """Clips (F, C, H, W) side by side, `frames` frames of each."""
     shown = []
     for clip in clips:

@@ -1,10 +1,12 @@
 """YAML -> Concept: what is erased, how it is said, and what must stay."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unreel.metadata import ConceptSaid
 from unreel.records import Concept
 
 KINDS = ("character", "style", "object", "face", "motion")
@@ -26,15 +28,23 @@ def _plain(phrases: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(str(phrase).split()) for phrase in phrases or ()))
 
 
+def slug_of(phrase: str) -> str:
+    """A name fit for files, of a concept that has a phrase alone: of a long one its beginning, and a hash of it all."""
+    slug = re.sub(r"[^a-z0-9]+", "_", phrase.lower()).strip("_") or "concept"
+    if len(slug) <= 50:
+        return slug
+    return f"{slug[:40].strip('_')}_{hashlib.sha256(phrase.encode()).hexdigest()[:8]}"
+
+
 def to_concept(slug: str, config: Mapping[str, Any]) -> Concept:
     """A Concept from its YAML: `kind`, and either `name` (said as its kind is usually said) or `phrases`.
 
     Raises:
         ValueError: for a slug that is no plain name, unknown or missing keys, an unknown kind, or lists that overlap.
     """
-    known = {"kind", "name", "phrases", "anchor", "neighbours", "other_senses", "images", "prompts"}
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", slug):
-        raise ValueError(f"found the concept name {slug!r}: expected letters, digits, '_' and '-'")
+    known = {*ConceptSaid.model_fields, "images"}
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", slug):  # files are named by it
+        raise ValueError(f"found the concept name {slug!r:.80}: expected 1 to 60 letters, digits, '_' and '-'")
     if not isinstance(config, Mapping):
         raise ValueError(f"concept {slug}: found {config!r}: expected keys and values, as in conf/concept/cat.yaml")
     if unknown := sorted(set(config) - known):

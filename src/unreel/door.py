@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from unreel.concepts import KINDS, to_concept
+from unreel.concepts import KINDS, slug_of, to_concept
 from unreel.declarations import arguments_of
 from unreel.files import require_space
 from unreel.images import images_of
@@ -174,7 +174,7 @@ def concepts_of(config: DictConfig) -> list[Concept]:
     chosen = config.get("concept")  # an empty list of choices leaves no key
     entries: Any = OmegaConf.to_container(chosen, resolve=True) if chosen else {}
     if config.phrase is not None:
-        slug = re.sub(r"[^a-z0-9]+", "_", str(config.phrase).lower()).strip("_") or "concept"
+        slug = slug_of(str(config.phrase))
         if config.kind not in KINDS:
             raise ValueError(f"found phrase={config.phrase!r} and kind={config.kind}: expected kind={'|'.join(KINDS)}")
         if slug in entries:

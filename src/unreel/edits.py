@@ -268,6 +268,15 @@ def method_named(stem: str) -> Any:
     raise ValueError(f"the edit was made by the method {stem!r}, which is not known here: {', '.join(known)}")
 
 
+def check_edits(folder: Path) -> None:
+    """ValueError when an edit of a finished run has been damaged or removed since."""
+    for path in [folder / "edit.safetensors", *sorted(folder.glob("edits/*/edit.safetensors"))]:
+        try:
+            Edit.load(path)
+        except ValueError as error:
+            raise ValueError(f"the run was finished, but since then {error}; first remove {folder}") from None
+
+
 def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
     """Writes components of a model as folders for `from_pretrained`, each whole: folder/text_encoder, folder/unet."""
     pipeline, written = getattr(target, "pipeline", target), []

@@ -84,8 +84,9 @@ class Evaluation:
                     self._look_with(renderer, stage, edit, step)
 
     def _look_with(self, renderer: Renderer, stage: str, edit: Edit | None, step: int) -> None:
-        with self.run.timed(f"clips {stage}"):
+        with self.run.timed(f"clips {stage}") as phase:
             rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage, edit)
+            phase.said = f"{rendered.recipient}, {len(rendered.clips)} clips"
         with self.run.timed("judging"):
             judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
         where = self.run.folder / "clips" / stage / rendered.recipient

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints
+
+from unreel.validation import Ignoring, Parsed, validated
 
 FORMATS = ("unreel-edit-1", "unreel-edit-2", "unreel-edit-3")
 MOST_CHARACTERS = 10_000_000  # of one entry of the metadata
@@ -25,18 +26,6 @@ def _literal(text: str) -> str:
 
 Said = Annotated[Text, AfterValidator(_literal)]
 Phrases = Annotated[list[Said], Field(max_length=10_000)]
-
-
-class Parsed(BaseModel):
-    """A part of the metadata; of unknown keys and other types than the declared ones it takes none."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Ignoring(Parsed):
-    """One that other keys may stand beside: they are not read."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class Named(Ignoring):
@@ -69,7 +58,7 @@ class Asked(Ignoring):
 class MadeWith(Ignoring):
     """What an evaluation reads of the config of the run that made an edit; all else of it is not looked at."""
 
-    concept: dict[Slug, ConceptSaid] = {}
+    concept: dict[Slug, ConceptSaid] = Field(default_factory=dict)
     phrase: Said | None = None
     kind: Said | None = None
     vocabulary: Annotated[dict[Said, Phrases], Field(max_length=100)]
@@ -112,7 +101,7 @@ class Metadata(Parsed):
     component: Literal["text_encoder"] = "text_encoder"  # of the first format, which knew no other
     method: Text = ""
     base: dict[Annotated[str, StringConstraints(max_length=1000)], Annotated[str, StringConstraints(max_length=64)]]
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
 
 
@@ -139,16 +128,3 @@ def parse(texts: Mapping[str, str]) -> Metadata:
     if texts["format"] == FORMATS[-1] and found.seal != seal(texts):
         raise ValueError("its words were changed after it was written")
     return found
-
-
-def validated(model: type[BaseModel], found: Any) -> Any:
-    """What was found as the model, or ValueError: one line that names the first key that will not do."""
-    try:
-        return model.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        what = re.sub(r"\s+", " ", first["msg"].removeprefix("Value error, "))
-        shown = repr(first["input"])
-        shown = f" {shown}" if len(shown) < 80 and first["type"] != "missing" else ""
-        raise ValueError(f"found {where}{shown}: {what}" if where else what) from None

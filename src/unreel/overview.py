@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from unreel.clips import STRIP_GAP_PX
 from unreel.figures import lines_or_bars, scatter, svg_uri
 from unreel.files import write_text
 from unreel.records import Score
@@ -35,16 +36,32 @@ def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _strips(folder: Path, run: str, t2v: str, concept: str) -> dict[str, dict[str, Any]]:
-    """Split -> where its strips are, how large one is in px, and their prompts."""
-    found = {}
-    for path in sorted((folder / run / "clips").glob(f"{t2v}_{concept}_*.png")):
+    """Split -> its strips and where the frames before and after begin, in px; their prompts, and their clips' files.
+
+    Raises:
+        ValueError: for a file of strips that cannot be read, naming it.
+    """
+    found, clips = {}, folder / run / "clips"
+    for path in sorted(clips.glob(f"{t2v}_{concept}_*.png")):
         split = path.stem.removeprefix(f"{t2v}_{concept}_")
-        with Image.open(path) as strips:
-            prompts = json.loads(getattr(strips, "text", {}).get("prompts", "[]"))
-            size = strips.size
-        if prompts and split in ("forget", "retain", "other_sense"):
-            found[split] = {"src": path.relative_to(folder).as_posix(), "prompts": prompts,
-                            "width": size[0], "height": size[1] / len(prompts)}  # fmt: skip
+        try:
+            with Image.open(path) as strips:
+                texts, (width, height) = getattr(strips, "text", {}), strips.size
+            prompts = json.loads(texts.get("prompts", "[]"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): remove it, or its run, and run that again") from None
+        if not prompts or split not in ("forget", "retain", "other_sense"):
+            continue
+        one = height / len(prompts) - STRIP_GAP_PX
+        half = (width - 4 * STRIP_GAP_PX) // 2
+        square = round(half / (one + STRIP_GAP_PX))
+        frames = int(texts.get("frames", square))  # older files don't say, and are taken for square
+        files = [file.name for file in sorted((clips / "after" / t2v).glob(f"*_{concept}_{split}.mp4"))]
+        found[split] = {
+            "src": path.relative_to(folder).as_posix(), "prompts": prompts, "width": half // frames - STRIP_GAP_PX,
+            "height": one, "after": half + 4 * STRIP_GAP_PX, "step": one + STRIP_GAP_PX,
+            "clips": files if len(files) == len(prompts) else [],
+        }  # fmt: skip
     return found
 
 

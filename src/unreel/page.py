@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from unreel.clips import data_uri, strip
+from unreel.clips import STRIP_FRAMES, data_uri, strip
 from unreel.figures import svg_uri
 from unreel.files import whole, write_text
 from unreel.judges.judge import Judged
@@ -100,6 +100,36 @@ def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (r["t2v"], r["concept"], order.index(r["split"]) if r["split"] in order else 9))
 
 
+def doubts(scores: Sequence[Score]) -> list[str]:
+    """Why a run may have forgotten nothing, a sentence for each concept and recipient of which that is to be said."""
+    found = {(s.t2v, s.concept, s.stage): s for s in scores if (s.split, s.metric) == ("forget", "concept_accuracy")}
+    said = []
+    for t2v, concept in dict.fromkeys(key[:2] for key in found):
+        before, after = (found.get((t2v, concept, stage)) for stage in ("before", "after"))
+        if before is None or after is None:
+            continue
+        if before.clips == after.clips:
+            said.append(f"{t2v} makes the same clips of {concept} after the edit as before it, to the last pixel.")
+        elif not before.value:
+            said.append(f"The judge saw {concept} in no clip of {t2v} before the edit: there was nothing to forget.")
+        elif after.value >= before.value:
+            said.append(
+                f"The judge sees {concept} in as many clips of {t2v} after the edit as before it:"
+                f" {after.value:.0%} and {before.value:.0%}."
+            )
+    return said
+
+
+def bounds(score: Score, percent: bool) -> str:
+    """The 95 % interval of a score as text, "" without one; as many digits as it takes to tell its ends apart."""
+    found, factor = interval(score), 100 if percent else 1
+    if found is None:
+        return ""
+    low, high = (factor * bound for bound in found)
+    digits = 0 if high - low >= 2 else 1
+    return f"{low:.{digits}f}–{high:.{digits}f}" if f"{low:.{digits}f}" != f"{high:.{digits}f}" else ""
+
+
 def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
     """For each concept and split one PNG: a row a prompt, before on the left, after on the right, and their texts."""
     for concept in dict.fromkeys(prompt.concept for prompt in before.prompts):
@@ -111,6 +141,7 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
                     page.paste(row, (0, i * (row.height + 2)))
                 texts = PngInfo()
                 texts.add_itxt("prompts", json.dumps([before.prompts[i].text for i in places]))
+                texts.add_itxt("frames", str(min(STRIP_FRAMES, len(before.clips[places[0]]))))
                 with whole(folder / "clips" / f"{before.recipient}_{concept}_{split}.png") as aside:
                     page.save(aside, pnginfo=texts)
 
@@ -144,8 +175,8 @@ def write_report(
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html.j2").render(
-        run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, interval=interval, facts=facts,
-        curves=curves_of(run.folder),
+        run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, bounds=bounds, facts=facts,
+        doubts=doubts(scores), curves=curves_of(run.folder),
         provenance=run.provenance, shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)

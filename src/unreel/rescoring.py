@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from unreel import assembly, door
-from unreel.edits import Edit, method_named
+from unreel.edits import Edit, check_edits, method_named
 from unreel.page import write_report
-from unreel.terminal import prepare_libraries, print_result
+from unreel.terminal import announce, prepare_libraries, print_result, told_of
 
 
 def rescore(config: DictConfig) -> Path:
@@ -28,14 +28,19 @@ def rescore(config: DictConfig) -> Path:
     parts += [method_named(edit.method)] if edit.is_attached else []
     run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
     if run.is_done():
+        check_edits(run.folder)
         print_result(run)
         return run.folder
 
-    for recipient in recipients:
-        edit.check(recipient)
+    announce(run, questions.concepts)
+    with run.timed("loading") as phase:
+        for recipient in recipients:
+            edit.check(recipient)
+        phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
+            told_of(loggers)
             evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
             evaluation.look("before")
             evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)

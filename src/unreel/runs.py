@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from unreel.files import ASIDE, clear_asides, write_text
 from unreel.hashes import content_key, library_versions
+from unreel.jobs import is_sweep
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
 from unreel.signals import Stopped
+from unreel.status import Status, read_status
 
 # Settings that don't affect results and are left out of a run's identity.
 _NO_RESULTS = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
@@ -77,6 +80,13 @@ def is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
+@dataclass
+class Phase:
+    """A part of a run's work; what it says of itself when it is through, one line for the terminal."""
+
+    said: str = ""
+
+
 class Run:
     """One run folder.
 
@@ -102,29 +112,21 @@ class Run:
         self.folder = Path(config.output) if config.output else below
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder} is a file: expected output=FOLDER, a new one or that of this run")
-        status = self.read_status()
+        status = read_status(self.folder)
         ours = (ASIDE, ".lock")
         if status is None and self.folder.is_dir() and any(not f.name.startswith(ours) for f in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files: expected an empty folder, or one of this run")
         self._check_owner(status)
-        self.timings: dict[str, float] = (status or {}).get("seconds", {})
-        self.message: str = (status or {}).get("message", "")  # how it ended, where that needs saying
-        self.mirror: str = (status or {}).get("mirror") or secrets.token_hex(4)  # its id on W&B, new in a new folder
+        self.timings = dict(status.seconds) if status else dict[str, float]()
+        self.message = status.message if status else ""  # how it ended, where that needs saying
+        self.mirror = (status.mirror if status else "") or secrets.token_hex(4)  # its id on W&B, new in a new folder
         self.setting = _setting()
         self._inner = 0.0
 
-    def read_status(self) -> dict[str, Any] | None:
-        """What `status.json` says, None without one. ValueError when it is damaged."""
-        path = self.folder / "status.json"
-        try:
-            return json.loads(path.read_text()) if path.is_file() else None
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): remove that folder, or choose another output") from None
-
-    def _check_owner(self, status: Mapping[str, Any] | None) -> None:
-        if status is not None and status["id"] != self.id:
+    def _check_owner(self, status: Status | None) -> None:
+        if status is not None and status.id != self.id:
             raise ValueError(
-                f"{self.folder} belongs to another config (run {status['id']}, not {self.id}): choose another output,"
+                f"{self.folder} belongs to another config (run {status.id}, not {self.id}): choose another output,"
                 " or repeat the command that it was made with"
             )
 
@@ -134,22 +136,28 @@ class Run:
         return self.folder / "rendered"
 
     def is_done(self) -> bool:
-        return (self.read_status() or {}).get("status") == "done"
+        status = read_status(self.folder)
+        return status is not None and status.status == "done"
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds of a `with` block, less those of timed blocks in it, to what the run spent on `name`."""
-        started, outer, self._inner = time.perf_counter(), self._inner, 0.0
+    def timed(self, name: str) -> Iterator[Phase]:
+        """Adds the seconds of a `with` block, less those of timed blocks in it, to what the run spent on `name`.
+
+        What the block says of itself is told at the terminal when it is through, unless the run is one of a sweep's.
+        """
+        started, outer, self._inner, phase = time.perf_counter(), self._inner, 0.0, Phase()
         try:
-            yield
+            yield phase
         except Stopped as stopped:
             stopped.where = stopped.where or name
             raise
         finally:
             spent = time.perf_counter() - started
             self.spend(name, spent - self._inner)
+            if phase.said and is_first_process() and not is_sweep():
+                print(f"{name:<13} {phase.said:<56} {spent - self._inner:6.1f} s", flush=True)
             self._inner = outer + spent
-            if (self.read_status() or {}).get("status") == "running":
+            if (status := read_status(self.folder)) and status.status == "running":
                 self._write_status("running")
 
     def spend(self, name: str, seconds: float) -> None:
@@ -168,11 +176,11 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:  # which the system opens again when this process is killed
             fcntl.flock(lock, fcntl.LOCK_EX)
-            status = self.read_status() or {}
-            self._check_owner(status or None)  # a command that came first may have taken the folder meanwhile
-            self.mirror = status.get("mirror") or self.mirror
-            if self.is_done():
-                self.timings, self.message = status["seconds"], status["message"]
+            status = read_status(self.folder)
+            self._check_owner(status)  # a command that came first may have taken the folder meanwhile
+            self.mirror = (status.mirror if status else "") or self.mirror
+            if status is not None and status.status == "done":
+                self.timings, self.message = dict(status.seconds), status.message
                 yield False
             else:
                 with self._running():

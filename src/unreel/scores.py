@@ -20,9 +20,11 @@ def read_scores(path: Path) -> list[Score]:
     """The rows of a `scores.jsonl`; keys that an older file lacks get their defaults.
 
     Raises:
-        ValueError: for a row that is not JSON, has unknown or missing keys or a value of the wrong type; one line that
-            names the file and the line.
+        ValueError: for a missing file, and for a row that is not JSON, has unknown or missing keys or a value of the
+            wrong type; one line that names the file and the line.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: remove that run's folder, or give its command again")
     scores = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -6,7 +6,6 @@ The same command again runs what is not finished.
 """
 
 import fcntl
-import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unreel.files import clear_asides
-from unreel.jobs import jobs_of, stop_jobs
+from unreel.jobs import jobs_of, read_job, stop_jobs
 from unreel.signals import stop_on_signals
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
@@ -67,7 +66,7 @@ class Sweep(Callback):
         clear_asides(Path(config.cache), older_than_s=600)  # other sweeps may be writing to it
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        records = [json.loads(path.read_text()) for path in sorted(jobs_of(config).glob("*.json"))]
+        records = [read_job(path) for path in sorted(jobs_of(config).glob("*.json"))]
         failed = [f"failed: {' '.join(r['overrides'])}: {r['error']}" for r in records if r["error"]]
         failed += [] if records else ["failed: no run was recorded"]
         done = [Path(record["folder"]) for record in records if not record["error"]]

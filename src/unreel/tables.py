@@ -14,7 +14,6 @@ Intervals are 95 %, over seeds, by Student's t: of the mean, and of the ratio of
 chosen, not drawn, so that to count every run would make the intervals too narrow. One seed has no interval.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from scipy.stats import t
 
 from unreel.records import Score
 from unreel.scores import read_scores
+from unreel.status import read_status
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def finished_scores(runs: Iterable[Path]) -> list[Score]:
     """The rows of those run folders whose run has finished."""
     scores: list[Score] = []
     for run in sorted(runs):
-        status = run / "status.json"
-        if status.is_file() and json.loads(status.read_text())["status"] == "done":
+        status = read_status(run)
+        if status is not None and status.status == "done":
             scores += read_scores(run / "scores.jsonl")
     return scores
 

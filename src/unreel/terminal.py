@@ -3,16 +3,21 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 import wandb
+from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 
-from unreel.page import score_rows
-from unreel.runs import Run
+from unreel.jobs import is_sweep
+from unreel.page import doubts, score_rows
+from unreel.records import Concept
+from unreel.runs import Run, is_first_process
 from unreel.scores import read_scores
 
 
@@ -23,7 +28,7 @@ def prepare_libraries(threads: int | None) -> None:
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    os.environ.setdefault("WANDB_QUIET", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")  # what a user needs of it is told by `told_of`
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -32,12 +37,28 @@ def prepare_libraries(threads: int | None) -> None:
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch|diffusers|transformers|wandb|pydantic")
 
 
+def announce(run: Run, concepts: Sequence[Concept]) -> None:
+    """The first lines of a run: what it erases, how, and where it puts everything; nothing in a sweep."""
+    if is_first_process() and not is_sweep():
+        config, named = run.config, ", ".join(f"{concept.slug} ({concept.kind})" for concept in concepts)
+        told = [config.method.name, f"{config.shots} shots", config.parameters.name, f"seed {config.seed}"]
+        print(f"unreel: {named}; {', '.join(told)}\n{run.folder}", flush=True)
+
+
+def told_of(loggers: Sequence[Logger]) -> None:
+    """Where W&B has the run: an address, or the folder that `wandb sync` sends."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first_process() and not is_sweep():
+            mirror = logger.experiment
+            print(f"W&B           {mirror.url or f'offline: wandb sync {Path(mirror.dir).parent}'}", flush=True)
+
+
 def print_result(run: Run) -> None:
     """Before and after, how it ended, where the time went, and the paths that a user wants."""
     wandb.finish()  # its own last words come first
     folder = run.folder
-    console, tables = Console(), dict[str, Table]()
-    for row in score_rows(read_scores(folder / "scores.jsonl")):
+    console, tables, scores = Console(), dict[str, Table](), read_scores(folder / "scores.jsonl")
+    for row in score_rows(scores):
         title = f"{row['concept']} in clips of {row['t2v']}"
         table = tables.setdefault(title, Table("split", "metric", "before", "after", "clips", title=title))
         form = "{:.1%}" if row["percent"] else "{:.1f}"
@@ -46,6 +67,8 @@ def print_result(run: Run) -> None:
     console.print(*tables.values())
     if run.message:
         console.print(f"ended early: {run.message}", highlight=False, markup=False)
+    for doubt in doubts(scores):
+        console.print(f"nothing forgotten? {doubt}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.timings.items())
     console.print(f"seconds: {spent}", highlight=False)
     for name in ("report.html", "edit.safetensors", "text_encoder", "unet", "transformer"):

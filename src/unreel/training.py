@@ -11,7 +11,7 @@ from unreel import assembly
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
-from unreel.edits import Edit, export_components
+from unreel.edits import Edit, check_edits, export_components
 from unreel.evaluation import Evaluation
 from unreel.judges.judge import Judge
 from unreel.methods.method import Method, Task
@@ -22,7 +22,7 @@ from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
 from unreel.sharing import Share, plan
 from unreel.shots import Shots
-from unreel.terminal import prepare_libraries, print_result
+from unreel.terminal import announce, prepare_libraries, print_result, told_of
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,18 @@ def train(config: DictConfig, questions: Questions) -> Path:
     parts = opened(config, questions)
     run = parts.run
     if run.is_done():
+        check_edits(run.folder)
         print_result(run)
         return run.folder
 
-    with run.timed("loading"):
+    announce(run, questions.concepts)
+    with run.timed("loading") as phase:
         shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
+        phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
+            told_of(loggers)
             evaluation = assembly.evaluation_of(
                 config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
             )
@@ -94,16 +98,20 @@ def carry_out(
     shots = task.shots
     assert shots is not None
     if "shots" in method.needs:
-        with run.timed("shots"):
+        with run.timed("shots") as phase:
             shots.make(donor)
+            phase.said = f"{len(shots.all_pixels())} images" if shots.shots else "none: noise in their place"
     edits: dict[str, Edit] = {}
     for share in shares:
         names = [model.name for model in share.recipients]
         where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
         looks = RenderClips(evaluation, names, config.evaluation.at_steps)
         trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
-        with run.timed("training"):
+        with run.timed("training") as phase:
             edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
+            facts = edit.provenance["facts"]
+            steps = f"{facts['steps']} of {facts['most_steps']} steps, " if facts["steps"] else ""
+            phase.said = f"{share.maker.name}: {steps}{facts['tensors']} tensors changed"
         if not is_first_process():  # one of several processes: the first one goes on
             return
         settings = OmegaConf.to_container(config, resolve=True)

@@ -1,4 +1,4 @@
-"""What values may be: types that say more than Python's own, and what is wrong with a value, in one line.
+"""What values may be: types that say more than Python's own, and what is wrong with one, in one line.
 
 Classes that a YAML builds declare their arguments with these and with pydantic's (`PositiveInt`, `Literal`, ...), so
 that one declaration serves the door, which reads it without importing anything, and whoever builds one in Python.
@@ -6,9 +6,9 @@ that one declaration serves the door, which reads it without importing anything,
 
 import re
 from pathlib import Path
-from typing import Annotated, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -55,3 +55,28 @@ def told(error: ValidationError, where: str = "") -> str:
     if "expected" in said:
         return f"{key}: {said}" if key else said
     return f"found {key}={first['input']!r:.80}: expected {said}"
+
+
+class Parsed(BaseModel):
+    """What is read back from a file; of unknown keys and other types than the declared ones it takes none."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Ignoring(Parsed):
+    """One that other keys may stand beside: they are not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def validated(model: type[BaseModel], found: Any) -> Any:
+    """What was found as the model, or ValueError: one line that names the first key that will not do."""
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        what = re.sub(r"\s+", " ", first["msg"].removeprefix("Value error, "))
+        shown = repr(first["input"])
+        shown = f" {shown}" if len(shown) < 80 and first["type"] != "missing" else ""
+        raise ValueError(f"found {where}{shown}: {what}" if where else what) from None
