@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conftest import ROOT, configured, opened
 from test_train import animatediff, modelscope, small_run, zero
+from unreel import door
 from unreel.cli import one_line
 
 HUB = {  # choices that name hub models -> overrides with small folders in their place
@@ -69,10 +70,15 @@ CASES += [
 ]
 
 
-def tried(config) -> str:
+def at_the_door_of_evaluate(config):
+    door.check(config, partial=True)
+    door.check_edit(config)
+
+
+def tried(config, checks=opened) -> str:
     """What the door says of a config: "" for a run that may begin."""
     try:
-        opened(config)
+        checks(config)
     except Exception as error:
         said = one_line(error)
         if not said:
@@ -106,6 +112,26 @@ def test_any_value_of_any_setting_is_a_run_or_one_line(
 
     throw()
     assert not list(folder.iterdir()), "something was written"
+
+
+@pytest.mark.parametrize("key", [key for key in scalars(configured("evaluate", [])) if not key.endswith("_")])
+def test_any_value_of_any_setting_of_evaluate_is_one_line_too(tmp_path_factory, key):
+    folder = tmp_path_factory.mktemp("door")
+    (folder / "edit.safetensors").touch()
+    options = [f"edit={folder / 'edit.safetensors'}", f"runs={folder / 'runs'}", f"cache={folder / 'cache'}"]
+    config = configured("evaluate", options)
+    assert tried(config, at_the_door_of_evaluate) == ""
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(value=VALUES)
+    def throw(value):
+        changed = config.copy()
+        OmegaConf.set_struct(changed, False)
+        OmegaConf.update(changed, key, value, merge=False)
+        said = tried(changed, at_the_door_of_evaluate)
+        assert "\n" not in said and len(said) < 2000
+
+    throw()
 
 
 SLOW_TO_IMPORT = ("torch", "diffusers", "transformers", "pytorch_lightning", "wandb", "matplotlib", "scipy")

@@ -166,7 +166,7 @@ def _type(module: _Module, annotation: ast.expr | None) -> Any:
         return Any
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, _Names(module))
-    except (NameError, AttributeError, TypeError, SyntaxError):
+    except Exception:  # whatever an annotation may raise that was never meant to be read like this
         return Any
 
 

@@ -73,7 +73,8 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
     """ValueError for a setting of a type or size that will not do, naming its key; absent ones are not looked at."""
     for key, (least, most) in COUNTS.items():
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and not (value is None and (partial or key in OPTIONAL)):
+        open_yet = key in OPTIONAL or (partial and key.startswith("evaluation."))
+        if value is not _ABSENT and not (value is None and open_yet):
             _check_count(key, value, least, most)
     for key in TEXTS:
         value = OmegaConf.select(config, key, default=_ABSENT)
