@@ -20,7 +20,7 @@ from unreel.files import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = ("van_gogh", "wispo", "greta_holm", "drum", "jumping")
-EDGE_PX, GAP_PX, TEXT_PX, FPS = 176, 8, 58, 8
+EDGE_PX, GAP_PX, TEXT_PX, FPS = 176, 8, 42, 8
 
 
 def run_of(concept: str) -> Path:
@@ -46,7 +46,7 @@ def panel(concept: str, folder: Path) -> list[Image.Image]:
     font, made = ImageFont.load_default(13), []
     for pair in zip(before, after, strict=True):
         image = Image.new("RGB", (EDGE_PX, TEXT_PX + 2 * EDGE_PX + GAP_PX), "white")
-        ImageDraw.Draw(image).multiline_text((0, 2), "\n".join(textwrap.wrap(prompt, 28)[:3]), "black", font, spacing=3)
+        ImageDraw.Draw(image).multiline_text((0, 2), "\n".join(textwrap.wrap(prompt, 28)[:2]), "black", font, spacing=3)
         for i, frame in enumerate(pair):
             image.paste(frame, (0, TEXT_PX + i * (EDGE_PX + GAP_PX)))
         made.append(image)
