@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from conftest import ROOT
@@ -76,7 +77,12 @@ JOBLIB = ["launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 @pytest.mark.parametrize(
     ("launcher", "number", "status"),
-    [(JOBLIB, *SIGTERM), slow(JOBLIB, *CTRL_C), slow(ALONE, *SIGTERM), (ALONE, *CTRL_C)],
+    [
+        (JOBLIB, *SIGTERM),
+        slow(JOBLIB, *CTRL_C),
+        slow(ALONE, *SIGTERM),
+        (ALONE, *CTRL_C),
+    ],
 )
 def test_a_signal_ends_a_sweep_and_each_of_its_jobs_says_where(
     small_folders, judge_folder, tmp_path, launcher, number, status
@@ -87,11 +93,44 @@ def test_a_signal_ends_a_sweep_and_each_of_its_jobs_says_where(
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == status, said
-    assert "training, step" in one_line(said)
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "train" / "jobs").glob("*.json")]
+    assert "training, step" in one_line(said), records
     assert records and all(record["error"].startswith("stopped by") for record in records)
     states = [json.loads(p.read_text())["status"] for p in (tmp_path / "runs" / "train").glob("*/status.json")]
     assert states and set(states) == {"stopped"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [SIGTERM, CTRL_C])
+def test_a_signal_ends_a_sweep_on_ray(small_folders, judge_folder, tmp_path, number, status):
+    """Ray ends its workers in its own way: what they were at, their records do not always say."""
+    pytest.importorskip("ray")
+    options = [*small_run(small_folders, judge_folder, tmp_path), "method.data.steps=400", "seed=0,1,2", "logger=none"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *options, "launcher=ray"]
+    process = started([*command, "+hydra.launcher.ray.init.num_cpus=2"], tmp_path)
+    wait_for(lambda: list((tmp_path / "runs").glob("train/*/checkpoints/last.ckpt")), process)
+    process.send_signal(number)
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == status, said
+    (line,) = [line for line in said.splitlines() if line.startswith("unreel: ")]
+    assert signal.Signals(number).name in line and "same command" in line
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "train" / "jobs").glob("*.json")]
+    assert records and all(record["error"] for record in records)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_processes_of_a_training(small_folders, judge_folder, tmp_path):
+    options = [*small_run(small_folders, judge_folder, tmp_path), "method.data.steps=400", "trainer=ddp_cpu"]
+    process = started([sys.executable, str(ROOT / "train.py"), *options, "logger=none"], tmp_path)
+    wait_for(lambda: list((tmp_path / "runs").glob("train/*/checkpoints/last.ckpt")), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "training, step" in one_line(said)
+    assert not psutil.wait_procs(children, timeout=30)[1], "a process of the training was left"
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["status"] == "stopped"
 
 
 def test_a_job_whose_process_was_killed_is_named_in_the_record(small_folders, judge_folder, tmp_path):

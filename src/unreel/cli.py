@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from unreel.jobs import is_sweep, record_job
-from unreel.signals import Stopped, stop_on_signals
+from unreel.signals import Stopped, are_set, ignore_signals, last, stop_on_signals
 from unreel.sweeps import objectives_of
 from unreel.validation import told
 
@@ -36,9 +36,13 @@ def command(main: Callable[[], Any]) -> None:
     stop_on_signals()
     try:
         main()
-    except Stopped as stopped:
-        print(f"unreel: {stopped}. The same command goes on where it can", file=sys.stderr)
+    except (Stopped, KeyboardInterrupt) as raised:
+        stopped = last(raised)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes of a training
+            print(f"unreel: {stopped}. The same command goes on where it can", file=sys.stderr)
         sys.exit(stopped.status)
+    finally:
+        ignore_signals()
 
 
 def as_job(main: Callable[[DictConfig], Path]) -> Callable[[DictConfig], Any]:
@@ -53,7 +57,7 @@ def as_job(main: Callable[[DictConfig], Path]) -> Callable[[DictConfig], Any]:
         if is_sweep():
             os.chdir(HydraConfig.get().runtime.cwd)  # launchers start their workers anywhere
             record_job(config)
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # a worker's
+            if not are_set():  # in a worker
                 stop_on_signals(again=signal.SIG_IGN)  # Ctrl-C reaches it from the terminal, and is passed on to it
         folder, error, status = "", "", 1
         try:
@@ -65,6 +69,8 @@ def as_job(main: Callable[[DictConfig], Path]) -> Callable[[DictConfig], Any]:
         except Exception as caught:
             error = one_line(caught)
             if not is_sweep():
+                if "closed by peer" in str(caught):  # the process of this training that ended first says why
+                    sys.exit(1)
                 if not error:
                     raise
                 sys.exit(f"unreel: {error}")

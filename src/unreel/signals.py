@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_OURS: list[object] = []  # the handler that was set last
+_LAST: list["Stopped"] = []  # what it raised, or would have
 
 
 class Stopped(BaseException):
@@ -40,8 +42,27 @@ def stop_on_signals(first: Callable[[int], str] = lambda _: "", again: signal.Ha
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in SIGNALS:
             signal.signal(each, again)
-        raise Stopped(number, first(number))
+        where = first(number)
+        _LAST[:] = [Stopped(number, where)]
+        raise KeyboardInterrupt if where else _LAST[0]  # of a sweep with workers: Ray's C++ lets no other through
 
     if threading.current_thread() is threading.main_thread():  # no other may set them
         for each in SIGNALS:
             signal.signal(each, stop)
+        _OURS[:] = [stop]
+
+
+def last(raised: BaseException) -> Stopped:
+    """The `Stopped` behind what a signal raised."""
+    return raised if isinstance(raised, Stopped) else _LAST[0] if _LAST else Stopped(signal.SIGINT)
+
+
+def are_set() -> bool:
+    """Whether it is `Stopped` that they raise in this process; a launcher's workers have handlers of their own."""
+    return signal.getsignal(signal.SIGTERM) in _OURS
+
+
+def ignore_signals() -> None:
+    """From now on they do nothing: the process ends anyway, and has said why."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)

@@ -6,6 +6,7 @@ The same command again runs what is not finished.
 """
 
 import fcntl
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from unreel.files import clear_asides
 from unreel.jobs import jobs_of, read_job, stop_jobs
-from unreel.signals import stop_on_signals
+from unreel.signals import are_set, stop_on_signals
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
 _OF_ALL_JOBS = {"slug", "runs", "experiment"}  # they say where a sweep keeps its records
@@ -39,9 +40,12 @@ class Sweep(Callback):
         self, folder: str | None = None, bars: Mapping[str, float] | None = None, images: str = "", by: str = ""
     ) -> None:
         self.folder, self.bars, self.images, self.by = folder, bars or {}, images, by
+        self.jobs: Path | None = None  # where records are, once the sweep is on
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers get the callback, but not the lock."""
+        """Workers get the callback, but not the lock. Whoever starts them has set signal handlers of its own by now."""
+        if self.jobs and not are_set():
+            stop_on_signals(partial(stop_jobs, self.jobs))
         return {name: value for name, value in self.__dict__.items() if name != "lock"}
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
@@ -50,7 +54,8 @@ class Sweep(Callback):
             check_sweep(config)
         except ValueError as error:
             sys.exit(f"unreel: {error}")
-        jobs = jobs_of(config)
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # its own ends in an abort
+        jobs = self.jobs = jobs_of(config)
         jobs.mkdir(parents=True, exist_ok=True)
         self.lock = (jobs / ".lock").open("w")  # until the process ends
         try:
