@@ -41,7 +41,7 @@ def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict
         "revision": None if local else revision,
         "local_files_only": local,
         "use_safetensors": True,
-        "torch_dtype": getattr(torch, dtype),
+        "dtype": getattr(torch, dtype),
     }
 
 
