@@ -152,6 +152,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         ("train.py concept=cat shots=-1", "found shots=-1: expected a whole number, 0 or more"),
         ("train.py concept=cat method.data.batch=0", "found method.data.batch=0: expected greater than 0"),
         ("train.py concept=cat method.guard.patience=x", "found method.guard.patience='x': expected a valid integer"),
+        ("train.py concept=cat method.name=../../up", "found method.name='../../up'"),
+        ("train.py concept=cat logger.offline=maybe", "found logger.offline='maybe': expected a valid boolean"),
         ("train.py concept=cat method.ascent=up", "expected 'unbounded', 'bounded' or 'none'"),
         ("train.py phrase=bus kind=object images=/nowhere/at/all", "/nowhere/at/all is no folder"),
         ("train.py concept=cat t2i=sd14 t2i.folder=/nowhere/at/all", "/nowhere/at/all: expected a diffusers folder"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unreel.evaluation import Evaluation
@@ -35,7 +36,9 @@ class TrainingBar(pl.Callback):
 
     def __init__(self) -> None:
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True)
+        self.progress = Progress(
+            *columns, TextColumn("loss {task.fields[loss]}"), transient=True, disable=not get_console().is_terminal
+        )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

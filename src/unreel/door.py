@@ -28,7 +28,7 @@ from unreel.validation import STRICT, told
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "${times:1.0e-5,10}" in YAML
 
 _ABSENT = object()
-_LIBRARIES = ("pytorch_lightning.",)  # they check their own arguments
+_OTHERS = ("pytorch_lightning.Trainer", "pytorch_lightning.strategies.")  # they check their own arguments
 COUNTS = {  # setting -> least and most
     "shots": (0, 1000),
     "seed": (0, 1_000_000),
@@ -132,7 +132,7 @@ def check_arguments(config: Any, where: str, partial: bool = False) -> None:
         for key, value in given.items():
             check_arguments(value, f"{where}.{key}", partial)
         return
-    if str(target).startswith(_LIBRARIES):
+    if str(target).startswith(_OTHERS):
         return
     try:
         arguments = arguments_of(str(target))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from rich import get_console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -129,7 +130,7 @@ class Renderer:
         kept = {key: cache.load(key) for key in dict.fromkeys(keys)}
         spent = {key: float(found["seconds"]) for key, found in kept.items() if found is not None}
         missing = [i for i, key in enumerate(keys) if key not in spent and key not in keys[:i]]
-        with Progress(transient=True) as progress:
+        with Progress(transient=True, disable=not get_console().is_terminal) as progress:
             task = progress.add_task(f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing))
             for start in range(0, len(missing), self.batch):
                 part, began = missing[start : start + self.batch], time.perf_counter()

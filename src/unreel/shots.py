@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich import get_console
 from rich.progress import track
 from torch import Tensor
 
@@ -53,7 +54,9 @@ class Shots:
         """Generates or reads the shots and encodes them with the donor, unless the cache has them."""
         self.pixels, self.latents = [], []
         self._made_by = {"libraries": library_versions(), "code": code_hash([model])}
-        for captions in track(self.captions, "shots", transient=True, disable=self.shots == 0):
+        for captions in track(
+            self.captions, "shots", transient=True, disable=self.shots == 0 or not get_console().is_terminal
+        ):
             pixels, latents = self._shots_of(model, captions)
             self.pixels.append(pixels)
             self.latents.append(latents)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -35,6 +35,9 @@ def check_model_folder(folder: str | Path) -> str | Path:
         raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")
     return folder
 
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")]
+"""A plain name, fit for a folder."""
 
 ModelFolder = Annotated[str | Path, AfterValidator(check_model_folder)]
 """A local folder of a diffusers pipeline or model, or the id of one on the hub."""

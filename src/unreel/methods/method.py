@@ -18,6 +18,7 @@ from unreel.edits import Edit
 from unreel.models.model import Model
 from unreel.records import Concept
 from unreel.shots import Shots
+from unreel.validation import Name
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Method(ABC):
         attaches: name -> type of the settings that its edits carry for `attach`; an edit with others is refused.
     """
 
-    name: str
+    name: Name
     edits: ClassVar[tuple[str, ...]]
     roles: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
