@@ -75,7 +75,7 @@ def at_the_door_of_evaluate(config):
     door.check_edit(config)
 
 
-def tried(config, checks=opened) -> str:
+def tried(config, checks) -> str:
     """What the door says of a config: "" for a run that may begin."""
     try:
         checks(config)
@@ -85,6 +85,21 @@ def tried(config, checks=opened) -> str:
             raise
         return said
     return ""
+
+
+def throw_values_at(config, key, checks):
+    """Each value of one setting gives a run or one line."""
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(value=VALUES)
+    def throw(value):
+        changed = config.copy()
+        OmegaConf.set_struct(changed, False)
+        OmegaConf.update(changed, key, value, merge=False)
+        said = tried(changed, checks)
+        assert "\n" not in said and len(said) < 2000
+
+    throw()
 
 
 @pytest.mark.parametrize(("group", "choice", "key"), CASES)
@@ -101,16 +116,7 @@ def test_any_value_of_any_setting_is_a_run_or_one_line(
         overrides += [f"t2i.folder={small_folders / 'sd'}"] if group == "t2i" else []
     config = configured("train", [*overrides, f"runs={folder / 'runs'}", f"cache={folder / 'cache'}"])
 
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(value=VALUES)
-    def throw(value):
-        changed = config.copy()
-        OmegaConf.set_struct(changed, False)
-        OmegaConf.update(changed, key, value, merge=False)
-        said = tried(changed)
-        assert "\n" not in said and len(said) < 2000
-
-    throw()
+    throw_values_at(config, key, opened)
     assert not list(folder.iterdir()), "something was written"
 
 
@@ -122,16 +128,7 @@ def test_any_value_of_any_setting_of_evaluate_is_one_line_too(tmp_path_factory, 
     config = configured("evaluate", options)
     assert tried(config, at_the_door_of_evaluate) == ""
 
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(value=VALUES)
-    def throw(value):
-        changed = config.copy()
-        OmegaConf.set_struct(changed, False)
-        OmegaConf.update(changed, key, value, merge=False)
-        said = tried(changed, at_the_door_of_evaluate)
-        assert "\n" not in said and len(said) < 2000
-
-    throw()
+    throw_values_at(config, key, at_the_door_of_evaluate)
 
 
 SLOW_TO_IMPORT = ("torch", "diffusers", "transformers", "pytorch_lightning", "wandb", "matplotlib", "scipy")

@@ -97,7 +97,7 @@ def test_captions_say_what_a_shot_shows_or_the_name_alone(tmp_path):
             for named, anchored in pairs:
                 assert "a drum" in named and named.replace("a drum", "something") == anchored
                 assert not any(phrase in named for phrase in surroundings)
-    with pytest.raises(ValueError, match="'shown' or 'bare'"):
+    with pytest.raises(ValueError, match=r"(?s)captions.*'shown' or 'bare'.*'all'"):
         sizes(captions="all")
 
 

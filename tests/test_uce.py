@@ -205,8 +205,9 @@ def test_the_same_task_gives_the_same_edit():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(lam=0), "lam"), (dict(preserve_scale=-1.0), "preserve_scale"), (dict(tokens="first"), "'last' or 'all'"),
-        (dict(templates=["a drum"]), "templates"), (dict(templates=[]), "at least 1"),
+        (dict(lam=0), "UCE\nlam\n"), (dict(preserve_scale=-1.0), "UCE\npreserve_scale\n"),
+        (dict(tokens="first"), "'last' or 'all'"), (dict(templates=["a drum"]), "UCE\ntemplates"),
+        (dict(templates=[]), "at least 1"),
     ],
 )  # fmt: skip
 def test_values_that_will_not_do_are_refused(changes, said):

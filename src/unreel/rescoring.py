@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from unreel import assembly, door
-from unreel.edits import Edit, check_edits, method_named
+from unreel.edits import Edit, method_named
 from unreel.page import write_report
-from unreel.terminal import announce, prepare_libraries, print_result, told_of
+from unreel.terminal import announce, prepare_libraries, print_result, told_of, was_done
 
 
 def rescore(config: DictConfig) -> Path:
@@ -27,9 +27,7 @@ def rescore(config: DictConfig) -> Path:
     parts = [*recipients, judge, *metrics]
     parts += [method_named(edit.method)] if edit.is_attached else []
     run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
-    if run.is_done():
-        check_edits(run.folder)
-        print_result(run)
+    if was_done(run):
         return run.folder
 
     announce(run, questions.concepts)

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from unreel.edits import check_edits
 from unreel.jobs import is_sweep
 from unreel.page import doubts, score_rows
 from unreel.records import Concept
@@ -51,6 +52,15 @@ def told_of(loggers: Sequence[Logger]) -> None:
         if isinstance(logger, WandbLogger) and is_first_process() and not is_sweep():
             mirror = logger.experiment
             print(f"W&B           {mirror.url or f'offline: wandb sync {Path(mirror.dir).parent}'}", flush=True)
+
+
+def was_done(run: Run) -> bool:
+    """Whether the run is finished already; then its result is printed. ValueError when its edit was harmed since."""
+    if not run.is_done():
+        return False
+    check_edits(run.folder)
+    print_result(run)
+    return True
 
 
 def print_result(run: Run) -> None:

@@ -11,7 +11,7 @@ from unreel import assembly
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
-from unreel.edits import Edit, check_edits, export_components
+from unreel.edits import Edit, export_components
 from unreel.evaluation import Evaluation
 from unreel.judges.judge import Judge
 from unreel.methods.method import Method, Task
@@ -22,7 +22,7 @@ from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
 from unreel.sharing import Share, plan
 from unreel.shots import Shots
-from unreel.terminal import announce, prepare_libraries, print_result, told_of
+from unreel.terminal import announce, prepare_libraries, print_result, told_of, was_done
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
     prepare_libraries(config.threads)
     parts = opened(config, questions)
     run = parts.run
-    if run.is_done():
-        check_edits(run.folder)
-        print_result(run)
+    if was_done(run):
         return run.folder
 
     announce(run, questions.concepts)

@@ -52,12 +52,13 @@ def told(error: ValidationError, where: str = "") -> str:
     """
     first = error.errors()[0]
     key = ".".join([*([where] if where else []), *(str(part) for part in first["loc"] if part != "[key]")])[:200]
-    said = re.sub(r"\s+", " ", first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    said = re.sub(r"\s+", " ", first["msg"]).removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{key} is missing"
     if "expected" in said:
         return f"{key}: {said}" if key else said
-    return f"found {key}={first['input']!r:.80}: expected {said}"
+    said = re.sub("^Input should be ", "expected ", said)
+    return f"found {key}={first['input']!r:.80}: {said}" if key else f"found {first['input']!r:.80}: {said}"
 
 
 class Parsed(BaseModel):
@@ -77,9 +78,4 @@ def validated(model: type[BaseModel], found: Any) -> Any:
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        what = re.sub(r"\s+", " ", first["msg"].removeprefix("Value error, "))
-        shown = repr(first["input"])
-        shown = f" {shown}" if len(shown) < 80 and first["type"] != "missing" else ""
-        raise ValueError(f"found {where}{shown}: {what}" if where else what) from None
+        raise ValueError(told(error)) from None
