@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unreel.hashes import content_key, folder_hash, parameter_hashes
 from unreel.models.model import Conditioning, Model, Reading
 from unreel.models.roles import select
-from unreel.models.running import Common, check_common, computes_bfloat16, computing_in, source_options
+from unreel.models.running import Common, check_common, checkpointed, computes_bfloat16, computing_in, source_options
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
@@ -93,7 +93,7 @@ class PipelineModel(Model):
         if self.denoiser_dtype is not None:
             computing_in(denoiser, getattr(torch, self.denoiser_dtype))
         if self.checkpointing:
-            denoiser.enable_gradient_checkpointing()
+            checkpointed(denoiser, pipeline.text_encoder)
         if self.vae_slicing:
             pipeline.vae.enable_slicing()
         pipeline.set_progress_bar_config(disable=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from typing_extensions import TypedDict  # which pydantic asks for below Python 3.12
 
 from unreel.validation import STRICT, check_model_folder, is_local, told
@@ -20,8 +21,8 @@ class Common(TypedDict, total=False):
         denoiser_dtype: of the denoiser's weights and of all that it computes, if another one. Nothing may edit it then.
         autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
             machine can; the weights, the latents and the schedule stay as they are.
-        checkpointing: whether a training keeps the inputs of the denoiser's blocks alone and computes what is inside
-            of them once more on the way back (Chen et al. 2016, arXiv 1604.06174).
+        checkpointing: whether a training keeps the inputs of blocks and layers alone, of denoiser and text encoder, and
+            computes what is inside of them once more on the way back (Chen et al. 2016, arXiv 1604.06174).
         vae_slicing: whether the VAE decodes one frame at a time, which takes less memory.
         group_offload: whether the weights of denoiser and VAE wait in the CPU's memory and visit the device layer by
             layer, which is slow; recipients only, as nothing that is trained may come and go.
@@ -50,6 +51,15 @@ def check_common(given: Common) -> None:
         raise ValueError(told(error)) from None
 
 
+def checkpointed(denoiser: nn.Module, text_encoder: nn.Module) -> None:
+    """Switches checkpointing on in both; all else of them stays in eval mode."""
+    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    text_encoder.activation_checkpointing_enable()  # type: ignore[operator]
+    for module in text_encoder.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # which it asks for; dropout belongs to the modules inside of it
+
+
 def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module with weights of this dtype, which takes tensors of any other and gives them back in theirs."""
 
@@ -67,7 +77,8 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         output.sample = cast(output.sample, given)
         return output
 
-    module.to(dtype)
+    if next(module.parameters()).dtype != dtype:
+        module.to(dtype)
     module.register_forward_pre_hook(before, with_kwargs=True)
     module.register_forward_hook(after, with_kwargs=True)
     return module
