@@ -37,6 +37,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        for written in aside.rglob("*"):
+            if written.is_file() and not written.is_symlink():
+                written.chmod(_MODE)
         if path.exists():
             path.rename(old)
         aside.rename(path)

@@ -2,8 +2,8 @@
 
 python -m unreel.push runs/train/... repo=USER/NAME
 
-The run folder, then repo: whose and which, made private unless it is there; private=false makes a public one. The token is
-that of HF_TOKEN, or of `hf auth login`. The pipeline folders stay here: they are links to the base model's files.
+The run folder, then repo: whose and which, made private unless it is there; private=false makes a public one. The token
+is that of HF_TOKEN, or of `hf auth login`. Pipeline folders stay here: they are links to the base model's files.
 """
 
 import sys

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
+from wandb.errors import CommError
 
 from unreel.edits import Edit
 from unreel.exports.card import CARD, Made, base_hashes, headline
@@ -51,5 +52,5 @@ def use(edit: Edit, loggers: Sequence[Logger]) -> None:
             if not logger.experiment.offline:
                 try:
                     logger.experiment.use_artifact(f"{name_of(edit)}:latest", type=_TYPE)
-                except (wandb.CommError, ValueError):  # made elsewhere: nothing to be linked with
+                except (CommError, ValueError):  # made elsewhere: nothing to be linked with
                     continue

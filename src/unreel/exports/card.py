@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from unreel.edits import Edit, method_named
 from unreel.exports import lora
 from unreel.exports.components import FOLDERS, file_name, name_in
+from unreel.exports.pipeline import absent_parts
 from unreel.files import write_text
 from unreel.hashes import content_key
 from unreel.models.model import Model
@@ -111,7 +112,8 @@ def _edit_said(made: Made, run: Path) -> dict[str, Any]:
         "lora": lora.said_in(where / "lora"),
         "files": {kind: sorted(path.relative_to(where).as_posix() for path in (where / kind).rglob("*.safetensors"))
                   for kind in ("lora", "comfyui")},
-        "pipelines": {name: models[name] for name in models if (where / "pipeline" / name).is_dir()},
+        "pipelines": {name: (models[name], absent_parts(models[name].pipeline)) for name in models
+                      if (where / "pipeline" / name).is_dir()},
     }  # fmt: skip
 
 

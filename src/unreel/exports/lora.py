@@ -12,8 +12,9 @@ of van Gogh all biases together are 1.4 % of the change of the prompt embeddings
 
 Names, read in kohya-ss/sd-scripts (networks/lora.py), diffusers (loaders/lora_conversion_utils.py) and ComfyUI
 (comfy/lora.py): "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", ".lora_up.weight", ".alpha", and
-"lora_unet_...". Names of video modules (of a UNet3DConditionModel, of motion modules) do not survive that spelling: a
-file with those has diffusers' own ("unet.down_blocks.1.....lora_A.weight"), which diffusers alone loads.
+"lora_unet_...". Nothing loads a LoRA of a UNet3DConditionModel (diffusers has no `load_lora_adapter` there, so that its
+TextToVideoSDPipeline takes one of the text encoder by `load_lora_into_text_encoder` alone), and names of AnimateDiff's
+motion modules do not survive that spelling: changes of those are lost.
 """
 
 import json
@@ -29,33 +30,36 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unreel.edits import Edit, components_of
-from unreel.exports.components import name_in
 from unreel.files import whole_folder
 from unreel.hashes import plain_name
 
 _ALPHA = 1.0
-_MATRICES = (nn.Linear, nn.Conv2d, nn.Conv3d)
+_MATRICES = (nn.Linear, nn.Conv2d)
+_READERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # of a text encoder, those that all loaders know
 _PREFIXES = {"text_encoder": "lora_te_text_model_", "denoiser": "lora_unet_"}
 
 
-def _weights(model: Any) -> dict[str, nn.Parameter]:
-    """ "component/module.weight" -> the parameter, of all that a LoRA can change."""
+def _held(model: Any) -> set[str]:
+    """The names "component/module.weight" of all weights that a LoRA in this spelling can change."""
+    found = components_of(model)
+    loaded = isinstance(found["denoiser"], UNet2DConditionModel | UNetMotionModel)
     return {
-        f"{key}/{plain_name(name)}.weight": module.weight
-        for key, component in components_of(model).items()
-        for name, module in component.named_modules()
-        if isinstance(module, _MATRICES)
+        f"{key}/{plain_name(name)}.weight"
+        for key in (["text_encoder", "denoiser"] if loaded else ["text_encoder"])
+        for name, module in found[key].named_modules()
+        if isinstance(module, _MATRICES) and ".motion_modules." not in name
+        if key == "denoiser" or name.rpartition(".")[2] in _READERS
     }
 
 
 def check(model: Any, names: Iterable[str]) -> None:
-    """ValueError when none of the tensors "component/parameter" is a matrix, which is all that a LoRA holds."""
+    """ValueError when none of the tensors "component/parameter" is a matrix that a LoRA holds."""
     names = list(names)
-    if not set(names) & _weights(model).keys():
+    if not set(names) & _held(model):
         shown = ", ".join(names[:3]) or "no tensor"
         raise ValueError(
             f"export=lora: found a change of {shown}{', ...' if len(names) > 3 else ''}: expected a weight of a linear"
-            " layer or a convolution, all that a LoRA holds; leave lora out"
+            " layer or a convolution, of a text encoder or of an image's UNet, all that a LoRA holds; leave lora out"
         )
 
 
@@ -73,14 +77,16 @@ def factors(change: Tensor, keeps: float) -> tuple[Tensor, Tensor]:
     return root[:, None] * right[:rank], left[:, :rank] * root
 
 
-def _named(key: str, name: str, pipeline: Any, kohya: bool) -> tuple[str, str, str]:
-    """The names of the factors of a weight "component/module.weight", and of its alpha; "" for none."""
-    module = name.partition("/")[2].removesuffix(".weight")
-    if kohya:
-        stem = _PREFIXES[key] + module.replace(".", "_")
-        return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
-    stem = f"{name_in(pipeline, key)}.{'text_model.' if key == 'text_encoder' else ''}{module}"
-    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight", ""
+def _spelled(key: str, down: Tensor, up: Tensor, like: Tensor) -> dict[str, Tensor]:
+    """Names and tensors in the file of the factors (rank, in) and (out, rank) of a weight "component/module.weight"."""
+    component, _, parameter = key.partition("/")
+    stem, rank = _PREFIXES[component] + parameter.removesuffix(".weight").replace(".", "_"), len(down)
+    shaped = {
+        "lora_down": down.reshape(rank, *like.shape[1:]),
+        "lora_up": up.mul(rank / _ALPHA).reshape(len(like), rank, *[1] * (like.ndim - 2)),
+    }
+    named = {f"{stem}.{name}.weight": value.to("cpu", like.dtype).contiguous() for name, value in shaped.items()}
+    return named | {f"{stem}.alpha": torch.tensor(_ALPHA)}
 
 
 def write(model: Any, edit: Edit, keeps: float, name: str, folder: Path) -> None:
@@ -96,36 +102,28 @@ def write(model: Any, edit: Edit, keeps: float, name: str, folder: Path) -> None
         ValueError: as `check` does.
     """
     check(model, edit.tensors)
-    pipeline, weights = getattr(model, "pipeline", model), _weights(model)
-    denoiser = components_of(model)["denoiser"]
-    moving = any(".motion_modules." in key for key in edit.tensors)
-    images = isinstance(denoiser, UNet2DConditionModel | UNetMotionModel) and not moving
-    kohya = images or "denoiser" not in edit.components
-    tensors: dict[str, Tensor] = {}
-    before = {
-        f"{key}/{plain_name(n)}": p for key in edit.components for n, p in components_of(model)[key].named_parameters()
-    }
+    held, found = _held(model), components_of(model)
+    before = {f"{key}/{plain_name(n)}": p for key in edit.components for n, p in found[key].named_parameters()}
     asked = kept = 0.0
+    tensors: dict[str, Tensor] = {}
     ranks, lost = [], []
     for key, value in sorted(edit.tensors.items()):
         old = before[key].detach()
         change = value.to(old.device).float() - old.float()
         asked += float(change.double().square().sum())
-        if key not in weights or not change.any():
-            lost += [key] if change.any() else []
-            continue
-        down, up = factors(change.flatten(1), keeps)
-        kept += float((up @ down).double().square().sum())  # of orthogonal parts: what is left adds up to `asked`
-        rank = len(down)
-        ranks.append(rank)
-        a, b, alpha = _named(key.partition("/")[0], key, pipeline, kohya)
-        up = up * (rank / _ALPHA) if alpha else up
-        tensors[a] = down.reshape(rank, *old.shape[1:]).to(old.dtype).cpu().contiguous()
-        tensors[b] = up.reshape(len(old), rank, *[1] * (old.ndim - 2)).to(old.dtype).cpu().contiguous()
-        if alpha:
-            tensors[alpha] = torch.tensor(_ALPHA)
+        if key in held and change.any():
+            down, up = factors(change.flatten(1), keeps)
+            kept += float((up @ down).double().square().sum())  # parts of an SVD are orthogonal: shares add up
+            ranks.append(len(down))
+            tensors |= _spelled(key, down, up, old)
+        elif change.any():
+            lost.append(key)
     if not tensors:
         raise ValueError("export=lora: found no matrix that the edit changes: leave lora out")
+    outputs = [key for key in sorted(held) if key.startswith("text_encoder/") and key.endswith(".out_proj.weight")]
+    if any("_self_attn_" in name for name in tensors) and not any("_out_proj." in name for name in tensors):
+        old = before[outputs[0]].detach()  # diffusers knows this spelling of q, k and v by an out_proj beside them
+        tensors |= _spelled(outputs[0], old.new_zeros(1, old.shape[1]), old.new_zeros(len(old), 1), old)
     metadata = {
         "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks)),
         "ss_network_alpha": str(_ALPHA), "unreel_edit": edit.hash, "unreel_keeps": str(keeps),

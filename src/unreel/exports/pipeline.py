@@ -2,6 +2,12 @@
 
 What the edit changes and the schedule are files of its own; all else are links to the files that the model was loaded
 from (the zoo's, a local folder's, the hub cache's), so that it takes little room and lasts as long as they do.
+
+Its clips are the run's to the last bit once its weights are frozen (`requires_grad_(False)`), as a run's are; torch takes
+other kernels for weights that might be trained, which differ by 3e-7 of the pixels' range.
+
+A Text2Video-Zero pipeline without a safety checker is one that diffusers saves, but does not load again unless it is told
+`safety_checker=None, feature_extractor=None`; `absent_parts` names such arguments.
 """
 
 import json
@@ -43,6 +49,12 @@ def _link(source: Path, folder: Path) -> str | None:
             (folder / path.name).symlink_to(path)
     config = folder / "config.json"
     return json.loads(config.read_text(encoding="utf-8")).get("_class_name") if config.is_file() else None
+
+
+def absent_parts(pipeline: Any) -> list[str]:
+    """The parts which a pipeline has not and its class demands: `from_pretrained` has to be told that they are None."""
+    own = set(pipeline._optional_components)
+    return sorted(name for name, part in pipeline.components.items() if part is None and name not in own)
 
 
 def write(models: Sequence[Any], edit: Edit, folder: Path) -> None:
