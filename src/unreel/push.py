@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,6 +75,8 @@ def main() -> None:
     except HfHubHTTPError as error:
         said = error.server_message or str(error)
         sys.exit(f"unreel: the hub refused: {' '.join(said.split())}")
+    except HTTPError as error:  # no answer at all
+        sys.exit(f"unreel: the hub cannot be reached: {' '.join(str(error).split())}")
     except (ValueError, OSError, OmegaConfBaseException) as error:
         sys.exit(f"unreel: {' '.join(str(error).split())}")
 

@@ -21,7 +21,9 @@ def name_of(edit: Edit) -> str:
 
 
 def log(run: Run, edits: Sequence[Made], concepts: Sequence[Concept], loggers: Sequence[Logger]) -> None:
-    """Logs each edit that a run made, and its card where there is one; offline they go into the offline run's files.
+    """Logs each edit that a run made, and its card where there is one.
+
+    Offline the artifact is in the offline run; `wandb sync` sends the edit from where it is, the run's folder.
 
     Args:
         run: its folder, with scores.
@@ -38,7 +40,9 @@ def log(run: Run, edits: Sequence[Made], concepts: Sequence[Concept], loggers: S
                     "scores": headline(read_scores(run.folder / "scores.jsonl")),
                 }  # fmt: skip
                 artifact = wandb.Artifact(name_of(edit), _TYPE, metadata=metadata)
-                artifact.add_file(str(where / "edit.safetensors"))
+                artifact.add_file(
+                    str(where / "edit.safetensors"), policy="immutable", skip_cache=True
+                )  # no copies of it
                 if (card := run.folder / CARD).is_file():
                     artifact.add_file(str(card))
                 logger.experiment.log_artifact(artifact)
