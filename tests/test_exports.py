@@ -1,34 +1,36 @@
 """Exports: plain diffusers and transformers load each, and render what the edit renders; card, artifact, hub."""
 
-import copy
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
+import evaluate
 import pytest
 import torch
 import train
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from huggingface_hub import ModelCard
-from safetensors import safe_open
+from pytorch_lightning.loggers import WandbLogger
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
+from wandb.errors import CommError
 
-import evaluate
 from conftest import configured
 from test_train import HOSTILE, animatediff, only_run, small_run
 from unreel import Edit
 from unreel.edits import hashes_of
-from unreel.exports import comfyui, lora, pipeline
+from unreel.exports import artifact, comfyui, lora, pipeline
 from unreel.exports.card import paper_of, plain
-from unreel.methods.method import Method
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.modelscope import ModelScope
+from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
+from unreel.scores import read_scores
 
 PROMPTS, SEEDS = ["a cat on the beach", "a drum in the style of van gogh"], [3, 4]
 SCHEDULE = {"beta_schedule": "linear", "timestep_spacing": "linspace", "steps_offset": 1}
@@ -46,7 +48,7 @@ def models_of(folders):
 
 
 def edit_of(model, *wanted, scale=0.3, rank=None):
-    """Random changes of all parameters "component/name" that one of the patterns matches; of matrices of rank 2, say."""
+    """Random changes of all parameters "component/name" that one of the patterns matches."""
     torch.manual_seed(7)
     tensors = {}
     for key in ("text_encoder", "denoiser"):
@@ -65,13 +67,13 @@ def reloaded(model, folder):
     """By plain diffusers; of Text2Video-Zero's class it demands to be told of a safety checker."""
     absent = {"safety_checker": None, "feature_extractor": None} if isinstance(model, Text2VideoZero) else {}
     assert pipeline.absent_parts(model.pipeline) == sorted(absent), "what a card says"
-    return DiffusionPipeline.from_pretrained(folder, **absent)
+    return DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, model.dtype), **absent)
 
 
 def rendered(model, loaded):
     """Clips (B, F, C, H, W) of a plain diffusers pipeline that is called as the model calls its own.
 
-    Its weights are frozen, as a run's are: torch takes other kernels for those that might be trained (2e-7 between them).
+    Its weights are frozen, as a run's are: torch takes other kernels for those that might be trained (3e-7 apart).
     """
     loaded.set_progress_bar_config(disable=True)
     for part in loaded.components.values():
@@ -111,8 +113,6 @@ def test_a_pipeline_folder_is_links_that_plain_diffusers_loads_and_renders_the_s
 
 def test_a_schedule_that_was_put_in_the_place_of_another_is_written(tmp_path):
     made = tiny_pipeline()
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
     made.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
     made.save_pretrained(tmp_path / "flow")
     model = StableDiffusion(tmp_path / "flow", num_inference_steps=2, guidance_scale=4.0, name="flow")
@@ -121,6 +121,21 @@ def test_a_schedule_that_was_put_in_the_place_of_another_is_written(tmp_path):
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipeline" / "flow")
     with edit.applied(model):
         assert torch.equal(rendered(model, loaded), model.render(PROMPTS, SEEDS))
+
+
+def test_a_half_precision_model_is_written_as_it_is(small_folders, tmp_path):
+    model = StableDiffusion(small_folders / "sd", dtype="float16", num_inference_steps=2, name="half")
+    edit = edit_of(StableDiffusion(small_folders / "sd"), "text_encoder/.*mlp")
+    pipeline.write([model], edit, tmp_path / "pipeline")
+    loaded = reloaded(model, tmp_path / "pipeline" / "half")
+    with edit.applied(model):
+        assert torch.equal(rendered(model, loaded), model.render(PROMPTS, SEEDS).half())
+        comfyui.write(model, ("text_encoder",), "x", tmp_path / "comfyui")
+    lora.write(model, edit, 0.99, "x", tmp_path / "lora")
+    for path in (*tmp_path.glob("pipeline/half/text_encoder/*.safetensors"), *tmp_path.glob("comfyui/*/*")):
+        assert {value.dtype for value in load_file(path).values()} == {torch.float16}
+    found = load_file(tmp_path / "lora" / "x.safetensors")
+    assert {value.dtype for name, value in found.items() if not name.endswith("alpha")} == {torch.float16}
 
 
 def test_a_pipeline_that_is_only_in_memory_is_written_whole(tmp_path):
@@ -160,8 +175,8 @@ def test_comfyuis_text_encoder_has_the_names_by_which_its_loader_tells_clip(smal
         for name in found
     )
     assert all(torch.equal(value, encoder[name]) for name, value in bare.items())
-    assert all(f"text_model.encoder.layers.11.{part}.weight" in found for part in
-               ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc2"))  # fmt: skip
+    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+    assert all(f"text_model.encoder.layers.11.{part}.weight" in found for part in parts)
     assert {"text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.bias"} <= found.keys()
     found = load_file(tmp_path / "comfyui" / "diffusion_models" / "sd_without_x.safetensors")
     assert "conv_in.weight" in found, "unet_config_from_diffusers_unet knows a UNet of diffusers by this"
@@ -175,16 +190,23 @@ def test_comfyui_takes_no_video_unet(small_folders):
         comfyui.check(model, ("text_encoder",))
 
 
-MATRICES = r"(proj|fc[12]|to_[qkv]|to_out\.0|net\.[02]|linear_[12]|conv[12]?|conv_in|conv_out|conv_shortcut|proj_in|proj_out)\.weight$"
+LINEAR = r"(proj|fc[12]|to_[qkv]|to_out\.0|net\.[02]|linear_[12]|proj_in|proj_out)\.weight$"
+CONVOLUTIONS = r"(conv[12]?|conv_in|conv_out|conv_shortcut)\.weight$"
+IMAGES = "denoiser/(?!.*motion_modules)"  # AnimateDiff's UNet but for its motion modules
 
 
-@pytest.mark.parametrize("wanted", [
-    pytest.param([rf"text_encoder/.*layers.*{MATRICES}", rf"denoiser/(?!.*motion_modules).*{MATRICES}"], id="every matrix"),
-    pytest.param([r"text_encoder/.*[qkv]_proj\.weight"], id="q, k and v alone"),
-    pytest.param([r"text_encoder/.*fc1\.weight"], id="fc1 alone"),
-    pytest.param([r"denoiser/(?!.*motion_modules).*attn2\.to_[kv]\.weight"], id="keys and values"),
-])  # fmt: skip
-@pytest.mark.parametrize("family", [0, 1, 2])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(
+            [f"text_encoder/.*layers.*{LINEAR}", f"{IMAGES}.*{LINEAR}", f"{IMAGES}.*{CONVOLUTIONS}"], id="every matrix"
+        ),
+        pytest.param([r"text_encoder/.*[qkv]_proj\.weight"], id="q, k and v alone"),
+        pytest.param([r"text_encoder/.*fc1\.weight"], id="fc1 alone"),
+        pytest.param([rf"{IMAGES}.*attn2\.to_[kv]\.weight"], id="keys and values"),
+    ],
+)
+@pytest.mark.parametrize("family", [0, 1])
 def test_a_lora_of_low_rank_changes_loads_in_diffusers_and_renders_the_same_clips(
     small_folders, tmp_path, family, wanted
 ):
@@ -209,6 +231,20 @@ def test_a_lora_of_low_rank_changes_loads_in_diffusers_and_renders_the_same_clip
     clips, change = rendered(model, model.pipeline), (after - before).abs().max()
     assert change > 1e-3, "the edit shows in no clip"
     assert (clips - after).abs().max() < 0.01 * change, f"{(clips - after).abs().max()} of {change}"
+
+
+def test_modelscopes_pipeline_takes_a_lora_of_its_text_encoder_as_the_card_says(small_folders, tmp_path):
+    pytest.importorskip("peft")
+    model = models_of(small_folders)[3]
+    edit = edit_of(model, r"text_encoder/.*fc1\.weight", rank=2)
+    lora.write(model, edit, 1 - 1e-9, "x", tmp_path / "lora")
+    with edit.applied(model):
+        after = model.render(PROMPTS, SEEDS)
+    before, own = model.render(PROMPTS, SEEDS), model.pipeline
+    own.load_lora_into_text_encoder(
+        *own.lora_state_dict(tmp_path / "lora", weight_name="x.safetensors"), own.text_encoder
+    )
+    assert (rendered(model, own) - after).abs().max() < 0.01 * (after - before).abs().max()
 
 
 def test_what_a_lora_loses_is_what_it_says(small_folders, tmp_path):
@@ -245,3 +281,166 @@ def test_a_lora_of_nothing_that_it_can_hold_is_refused(small_folders, tmp_path):
             lora.write(model, edit, 0.99, "x", tmp_path / "lora")
         assert "\n" not in str(e.value) and len(str(e.value)) < 500
     assert not (tmp_path / "lora").exists()
+
+
+def files_in(run):
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def finished(small_folders, judge_folder, tmp_path_factory):
+    """A run of two concepts, one of them hostile, that exported a LoRA: (its options, its folder)."""
+    tmp_path = tmp_path_factory.mktemp("exported")
+    os.environ["WANDB_SILENT"] = "true"
+    options = [*small_run(small_folders, judge_folder, tmp_path), f"phrase='{HOSTILE}'", "kind=character"]
+    train.main(configured("train", [*options, "export=[lora]"]))
+    return options, only_run(tmp_path)
+
+
+def test_a_finished_run_gets_the_exports_that_it_lacks_without_training(finished, small_folders, monkeypatch):
+    options, run = finished
+    assert not (run / "text_encoder").exists() and [p.suffix for p in (run / "lora").iterdir()] == [".safetensors"]
+    before = files_in(run)
+
+    def erase(*_):
+        raise AssertionError("it trained again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unreel.methods.gradient.GradientMethod.erase", erase)
+        patched.setattr("unreel.evaluation.Evaluation.look", erase)
+        asked = [*options, "export=[transformers,comfyui,lora,pipeline]"]
+        train.main(configured("train", asked))
+        after = files_in(run)
+        changed = {path.relative_to(run).parts[0] for path in after if after[path] != before.get(path)}
+        assert changed == {"text_encoder", "comfyui", "pipeline", "README.md"}
+        patched.setattr(PipelineModel, "_load", erase)
+        for family in PipelineModel.__subclasses__():
+            patched.setattr(family, "_load", erase)
+        train.main(configured("train", asked))
+        train.main(configured("train", [*options, "export=lora"]))
+        train.main(configured("train", [*options, "export=[]"]))
+        assert files_in(run) == after, "what was there was written again"
+    train.main(configured("train", [*options, "export=[lora]", "lora_keeps=0.5", "licence=apache-2.0"]))
+    assert lora.said_in(run / "lora")["unreel_keeps"] == "0.5"
+    assert ModelCard.load(run / "README.md").data.license == "apache-2.0"
+    model = models_of(small_folders)[1]
+    with Edit.load(run / "edit.safetensors").applied(StableDiffusion(small_folders / "sd")):
+        pass  # the donor's weights are those that it belongs to
+    loaded = DiffusionPipeline.from_pretrained(run / "pipeline" / "animatediff")
+    assert type(loaded).__name__ == "AnimateDiffPipeline" and loaded.scheduler.config.beta_schedule == "linear"
+    encoder = CLIPTextModel.from_pretrained(run / "text_encoder").state_dict()
+    with Edit.load(run / "edit.safetensors").applied(model):
+        for found in (encoder, loaded.text_encoder.state_dict(), model.components["text_encoder"].state_dict()):
+            assert all(torch.equal(value, encoder[name]) for name, value in found.items())
+
+
+def test_the_card_says_what_was_erased_and_nothing_in_it_is_a_mark_or_a_path(finished):
+    _, run = finished
+    text, card = (run / "README.md").read_text(), ModelCard.load(run / "README.md")
+    assert card.data.library_name == "diffusers" and card.data.pipeline_tag == "text-to-video"
+    assert (
+        "<script" not in text and "&lt;script&gt;" in text and not re.search(r"(?<![\w.])/(tmp|root|home|work)/", text)
+    )
+    assert "van gogh" in card.text and "2405.07288" in card.text and Edit.load(run / "edit.safetensors").hash in text
+    rows = {(r.dataset_config, r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    scores = [s for s in read_scores(run / "scores.jsonl") if s.stage == "after"]
+    assert {(f"{s.t2v}/{s.concept}", s.split, s.metric): round(s.value, 4) for s in scores} == rows and rows
+    for hostile in (
+        HOSTILE,
+        "a\n# b",
+        "[x](http://e.vil)",
+        "![x](y)",
+        "a | b",
+        "`rm`",
+        "www.e.vil",
+        "me@e.vil",
+        "---\n",
+    ):
+        said = plain(hostile)
+        assert "\n" not in said and not re.search(r"(?<!\\)[\[\]()`|<>#!@:]|(?<!\\)\.(?=e\.vil)", said)
+    assert paper_of("uce").endswith("arXiv 2308.14761.") and paper_of("few_shot_plain") and not paper_of("no_such")
+
+
+def test_wandb_has_the_edit_as_an_artifact_and_those_that_score_it_again_name_it(
+    finished, small_folders, judge_folder, tmp_path
+):
+    _, run = finished
+    edit = Edit.load(run / "edit.safetensors")
+    offline = b"".join(path.read_bytes() for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")))
+    assert offline.count(f"edit-{edit.hash}".encode()) == 1, "logged once, by the run that made it"
+    score = [f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders), "device=cpu",
+             f"judge.model=local-dir:{judge_folder}", "judge.pretrained=null", f"runs={tmp_path / 'runs'}",
+             f"cache={tmp_path / 'cache'}", "export=[comfyui,pipeline]"]  # fmt: skip
+    evaluate.main(configured("evaluate", score))
+    again = only_run(tmp_path, "evaluate")
+    assert {path.name for path in (again / "pipeline").iterdir()} == {"animatediff"} and (again / "README.md").is_file()
+    assert not (again / "text_encoder").exists()
+    (found,) = (again / "comfyui" / "text_encoders").iterdir()
+    assert all(torch.equal(value, edit.tensors[f"text_encoder/{name.removeprefix('text_model.')}"])
+               for name, value in load_file(found).items()
+               if f"text_encoder/{name.removeprefix('text_model.')}" in edit.tensors)  # fmt: skip
+    offline = next(again.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
+    assert f'"{edit.hash}"'.encode() in offline and f"edit-{edit.hash}".encode() not in offline
+
+
+def test_online_the_artifact_is_used_and_one_that_is_not_there_is_no_error():
+    class Online:
+        offline, used, config = False, [], type("Config", (), {"update": lambda *_, **__: None})()
+
+        def use_artifact(self, name, type):
+            self.used.append((name, type))
+            raise CommError("it is not there")
+
+    edit = Edit({}, {}, "few_shot")
+    artifact.use(edit, [WandbLogger(experiment=Online())])
+    assert Online.used == [(f"edit-{edit.hash}:latest", "edit")]
+
+
+HUB = """
+import sys
+from pathlib import Path
+from unreel import Edit
+from unreel.exports import pipeline
+from unreel.models.stable_diffusion import StableDiffusion
+model = StableDiffusion("me/sd", num_inference_steps=2, name="sd")
+pipeline.write([model], Edit.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_files_of_a_hub_model_are_links_into_the_hubs_cache(small_folders, tmp_path):
+    snapshot = tmp_path / "hub" / "models--me--sd" / "snapshots" / ("0" * 40)
+    shutil.copytree(small_folders / "sd", snapshot)
+    (snapshot / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    edit = edit_of(models_of(small_folders)[0], "text_encoder/.*mlp")
+    edit.save(tmp_path / "edit.safetensors")
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", HUB, str(tmp_path / "edit.safetensors"), str(tmp_path / "pipeline")]
+    subprocess.run(command, check=True, env=env, capture_output=True)
+    found = tmp_path / "pipeline" / "sd"
+    link = found / "unet" / "diffusion_pytorch_model.safetensors"
+    assert link.is_symlink() and link.resolve().is_relative_to(snapshot)
+    assert not list(found.rglob("*.bin")), "a pickle was linked"
+    assert "me/sd" not in (found / "model_index.json").read_text()
+    DiffusionPipeline.from_pretrained(found)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["export=[lorra]"], "found export=lorra: expected some of transformers, comfyui, lora, pipeline"),
+        (["export=7"], "found export=7: expected a list"),
+        (["lora_keeps=0"], "found lora_keeps=0: expected a share above 0 and at most 1"),
+        (["licence=my own"], "found licence='my own': expected its name on the hub"),
+        (["export=[transformers,lora]", "method=safree"], "found export=lora: safree acts while the pipeline samples"),
+        (["export=[comfyui]", "method=negative_prompt"], "which no file of weights holds"),
+        (["export=[lora]", "parameters=embeddings"], "found a change of text_encoder/embeddings.token_embedding"),
+        (["export=[comfyui]", "method=uce", "t2v=zoo_unet3d"], "found a UNet3DConditionModel, which ComfyUI does not"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_before_anything_is_made(tmp_path, overrides, says):
+    options = ["concept=cat", "logger=none", f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}", *overrides]
+    with pytest.raises(SystemExit, match=re.escape(says)) as ended:
+        train.main(configured("train", options))
+    assert "\n" not in str(ended.value) and not list(tmp_path.iterdir())

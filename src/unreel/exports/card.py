@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusers import UNet3DConditionModel
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -110,6 +111,7 @@ def _edit_said(made: Made, run: Path) -> dict[str, Any]:
         "hashes": base_hashes(edit), "parts": parts, "for": [model.name for model in share.recipients],
         "folders": [(name, kind.__module__.partition(".")[0], kind.__name__) for name, kind in folders],
         "lora": lora.said_in(where / "lora"),
+        "modelscope": any(isinstance(m.components["denoiser"], UNet3DConditionModel) for m in models.values()),
         "files": {kind: sorted(path.relative_to(where).as_posix() for path in (where / kind).rglob("*.safetensors"))
                   for kind in ("lora", "comfyui")},
         "pipelines": {name: (models[name], absent_parts(models[name].pipeline)) for name in models

@@ -3,11 +3,11 @@
 What the edit changes and the schedule are files of its own; all else are links to the files that the model was loaded
 from (the zoo's, a local folder's, the hub cache's), so that it takes little room and lasts as long as they do.
 
-Its clips are the run's to the last bit once its weights are frozen (`requires_grad_(False)`), as a run's are; torch takes
-other kernels for weights that might be trained, which differ by 3e-7 of the pixels' range.
+Its clips are the run's to the last bit once its weights are frozen (`requires_grad_(False)`), as a run's are; torch
+takes other kernels for weights that might be trained, which differ by 3e-7 of the pixels' range.
 
-A Text2Video-Zero pipeline without a safety checker is one that diffusers saves, but does not load again unless it is told
-`safety_checker=None, feature_extractor=None`; `absent_parts` names such arguments.
+A Text2Video-Zero pipeline without a safety checker is one that diffusers saves, but does not load again unless it is
+told `safety_checker=None, feature_extractor=None`; `absent_parts` names such arguments.
 """
 
 import json
