@@ -368,12 +368,18 @@ def test_wandb_has_the_edit_as_an_artifact_and_those_that_score_it_again_name_it
     edit = Edit.load(run / "edit.safetensors")
     offline = b"".join(path.read_bytes() for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")))
     assert offline.count(f"edit-{edit.hash}".encode()) == 1, "logged once, by the run that made it"
-    score = [f"edit={run / 'edit.safetensors'}", "t2v=animatediff", *animatediff(small_folders), "device=cpu",
+    settings = edit.provenance["config"] | {"t2i": {"name": HOSTILE}}
+    hostile = replace(edit, method=f"{HOSTILE}\n# x", provenance=dict(edit.provenance) | {"config": settings})
+    hostile.save(tmp_path / "given.safetensors")
+    score = [f"edit={tmp_path / 'given.safetensors'}", "t2v=animatediff", *animatediff(small_folders), "device=cpu",
              f"judge.model=local-dir:{judge_folder}", "judge.pretrained=null", f"runs={tmp_path / 'runs'}",
              f"cache={tmp_path / 'cache'}", "export=[comfyui,pipeline]"]  # fmt: skip
     evaluate.main(configured("evaluate", score))
     again = only_run(tmp_path, "evaluate")
     assert {path.name for path in (again / "pipeline").iterdir()} == {"animatediff"} and (again / "README.md").is_file()
+    text = (again / "README.md").read_text()
+    assert ModelCard(text).data.model_name.startswith(HOSTILE), "as text, in YAML"
+    assert "<script" not in text.partition("\n---\n")[2] and text.count("\n# ") == 1
     assert not (again / "text_encoder").exists()
     (found,) = (again / "comfyui" / "text_encoders").iterdir()
     assert all(torch.equal(value, edit.tensors[f"text_encoder/{name.removeprefix('text_model.')}"])

@@ -74,7 +74,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
         shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
-        for share in shares:
+        for share in shares if parts.exports else []:
             exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
         phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:

@@ -111,7 +111,8 @@ def _edit_said(made: Made, run: Path) -> dict[str, Any]:
         "hashes": base_hashes(edit), "parts": parts, "for": [model.name for model in share.recipients],
         "folders": [(name, kind.__module__.partition(".")[0], kind.__name__) for name, kind in folders],
         "lora": lora.said_in(where / "lora"),
-        "modelscope": any(isinstance(m.components["denoiser"], UNet3DConditionModel) for m in models.values()),
+        "modelscope": (where / "lora").is_dir()
+        and any(isinstance(m.components["denoiser"], UNet3DConditionModel) for m in models.values()),
         "files": {kind: sorted(path.relative_to(where).as_posix() for path in (where / kind).rglob("*.safetensors"))
                   for kind in ("lora", "comfyui")},
         "pipelines": {name: (models[name], absent_parts(models[name].pipeline)) for name in models
