@@ -14,7 +14,8 @@ from transformers import CLIPTextModel
 
 from conftest import small_model
 from unreel import Edit
-from unreel.edits import export_components, hashes_of
+from unreel.edits import hashes_of
+from unreel.exports.components import export_components
 from unreel.hashes import parameter_hashes, tensor_hash
 from unreel.models.animatediff import AnimateDiff, tiny_adapter
 from unreel.models.modelscope import ModelScope

@@ -40,8 +40,9 @@ COUNTS = {  # setting -> least and most
     "evaluation.seed": (0, 1_000_000),
     "evaluation.batch": (1, 10_000),
 }
-TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit")
-OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit")  # where null says something
+TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit", "licence")
+OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit", "licence")  # where null says something
+EXPORTS = ("transformers", "comfyui", "lora", "pipeline")  # what unreel.exports can write
 
 
 def check(config: DictConfig, partial: bool = False) -> None:
@@ -101,6 +102,12 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
     alone = OmegaConf.select(config, "one_model_at_a_time", default=False)
     if not isinstance(alone, bool):
         raise ValueError(f"found one_model_at_a_time={alone}: expected true or false")
+    exports_of(config)
+    keeps = config.get("lora_keeps", 1)
+    if isinstance(keeps, bool) or not isinstance(keeps, int | float) or not 0 < keeps <= 1:
+        raise ValueError(f"found lora_keeps={keeps}: expected a share above 0 and at most 1, as lora_keeps=0.99")
+    if config.get("licence") and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,59}", config.licence):
+        raise ValueError(f"found licence={config.licence!r:.80}: expected its name on the hub, as licence=apache-2.0")
     steps = OmegaConf.select(config, "evaluation.at_steps", default=_ABSENT)
     if steps is not _ABSENT and not OmegaConf.is_list(steps):
         raise ValueError(f"found evaluation.at_steps={steps}: expected a list, as evaluation.at_steps=[10,50]")
@@ -111,6 +118,18 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
             f"found evaluation.at_steps={steps} with one_model_at_a_time, which renders nothing while the donor is"
             " trained: expected evaluation.at_steps=[], or one_model_at_a_time=false"
         )
+
+
+def exports_of(config: DictConfig) -> list[str]:
+    """The formats of `export`, each once; none for null or []. ValueError for an unknown one, listing all."""
+    given = config.get("export")
+    chosen = [given] if isinstance(given, str) else given if given is not None else []
+    if not (isinstance(chosen, list) or OmegaConf.is_list(chosen)):
+        raise ValueError(f"found export={given}: expected a list, as export=[transformers,lora]")
+    for name in chosen:
+        if name not in EXPORTS:
+            raise ValueError(f"found export={name}: expected some of {', '.join(EXPORTS)}")
+    return list(dict.fromkeys(chosen))
 
 
 def _check_count(key: str, value: Any, least: int, most: int) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,15 +23,15 @@ from unreel.metadata import FORMATS, parse, seal
 
 ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
 _CONF = Path(__file__).parents[2] / "conf" / "method"
-_DENOISERS = ("unet", "transformer")
+DENOISERS = ("unet", "transformer")  # what pipelines call theirs
 
 
 def components_of(target: Any) -> dict[str, nn.Module]:
     """The components of a Model, or of a plain diffusers pipeline, by the names that edits use."""
     if hasattr(target, "reading"):
         return dict(target.components)
-    found = {n: m for n, m in target.components.items() if isinstance(m, nn.Module) and n not in _DENOISERS}
-    denoisers = [getattr(target, name) for name in _DENOISERS if getattr(target, name, None) is not None]
+    found = {n: m for n, m in target.components.items() if isinstance(m, nn.Module) and n not in DENOISERS}
+    denoisers = [getattr(target, name) for name in DENOISERS if getattr(target, name, None) is not None]
     return found | ({"denoiser": denoisers[0]} if denoisers else {})
 
 
@@ -280,21 +279,3 @@ def check_edits(folder: Path) -> None:
             Edit.load(path)
         except ValueError as error:
             raise ValueError(f"the run was finished, but since then {error}; first remove {folder}") from None
-
-
-def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
-    """Writes components of a model as folders for `from_pretrained`, each whole: folder/text_encoder, folder/unet."""
-    pipeline, written = getattr(target, "pipeline", target), []
-    for key in names:
-        name = next(n for n in _DENOISERS if getattr(pipeline, n, None) is not None) if key == "denoiser" else key
-        path = folder / name
-        aside, old = path.with_name(f".unfinished_{name}"), path.with_name(f".old_{name}")
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        getattr(pipeline, name).save_pretrained(aside, safe_serialization=True)
-        if path.exists():
-            path.rename(old)
-        aside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-        written.append(path)
-    return written

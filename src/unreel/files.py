@@ -27,6 +27,27 @@ def whole(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The folder to write to inside a `with` block; afterwards it is `path`, in place of an older one, or gone when the
+    block failed."""
+    aside, old = path.with_name(f".unfinished_{path.name}"), path.with_name(f".old_{path.name}")
+    for leftover in (aside, old):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for written in aside.rglob("*"):
+            if written.is_file() and not written.is_symlink():
+                written.chmod(_MODE)
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def clear_asides(folder: Path, older_than_s: float = 0) -> None:
     """Removes the unfinished files of killed processes below a folder: those not written to for so long."""
     for path in folder.rglob(f"{ASIDE}*"):

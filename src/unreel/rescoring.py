@@ -6,7 +6,9 @@ from omegaconf import DictConfig
 
 from unreel import assembly, door
 from unreel.edits import Edit, method_named
+from unreel.exports import artifact, exporting
 from unreel.page import write_report
+from unreel.sharing import Share
 from unreel.terminal import announce, prepare_libraries, print_result, told_of, was_done
 
 
@@ -27,7 +29,8 @@ def rescore(config: DictConfig) -> Path:
     parts = [*recipients, judge, *metrics]
     parts += [method_named(edit.method)] if edit.is_attached else []
     run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
-    if was_done(run):
+    exports = exporting.wanted_of(config, edit.components, edit.is_attached)
+    if was_done(run, lambda: exporting.lacking(run.folder, exports, config)):
         return run.folder
 
     announce(run, questions.concepts)
@@ -36,15 +39,22 @@ def rescore(config: DictConfig) -> Path:
             edit.check(recipient)
             if config.one_model_at_a_time:
                 recipient.release()
+        share = Share(exporting.plainest(recipients) if exports else recipients[0], recipients)
+        exporting.check(exports, share.maker, list(edit.tensors))
         phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:
         if todo:
             loggers = assembly.loggers_of(config, run, questions.concepts)
             told_of(loggers)
+            artifact.use(edit, loggers)
             evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
             evaluation.look("before")
             evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
             edit.save(run.folder / "edit.safetensors")
+            exporting.export(run, exporting.made_in(run, [share]), questions.concepts, exports)
             write_report(run, evaluation.looks, evaluation.scores, facts)
+        else:
+            rest = exporting.lacking(run.folder, exports, config)
+            exporting.export(run, exporting.made_in(run, [share]), questions.concepts, rest)
     print_result(run)
     return run.folder

@@ -34,17 +34,8 @@ from unreel.signals import Stopped
 from unreel.status import Status, read_status
 
 # Settings that don't affect results and are left out of a run's identity.
-_NO_RESULTS = (
-    "output",
-    "runs",
-    "cache",
-    "logger",
-    "device",
-    "least_free_mb",
-    "threads",
-    "objectives",
-    "one_model_at_a_time",
-)
+_NO_RESULTS = {"output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives"}
+_NO_RESULTS |= {"one_model_at_a_time", "export", "lora_keeps", "licence"}
 
 
 def identity(config: DictConfig, content: Sequence[str]) -> str:
@@ -80,9 +71,10 @@ def _command() -> str:
 
 
 def _setting() -> str:
-    """What was given of the method's settings, on the command line or by a sweep: "data.epochs=5 optimizer.lr=1e-3"."""
+    """What was given of the settings of method and rendering, on the command line or by a sweep: "optimizer.lr=1e-3"."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return " ".join(sorted(o.lstrip("+").removeprefix("method.") for o in given if o.lstrip("+").startswith("method.")))
+    own = (o.lstrip("+") for o in given)
+    return " ".join(sorted(o.removeprefix("method.") for o in own if o.startswith(("method.", "rendering"))))
 
 
 def is_first_process() -> bool:

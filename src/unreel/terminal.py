@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import diffusers
@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from unreel.edits import check_edits
+from unreel.exports.card import CARD
+from unreel.exports.components import FOLDERS
 from unreel.jobs import is_sweep
 from unreel.page import doubts, score_rows
 from unreel.records import Concept
@@ -54,11 +56,21 @@ def told_of(loggers: Sequence[Logger]) -> None:
             print(f"W&B           {mirror.url or f'offline: wandb sync {Path(mirror.dir).parent}'}", flush=True)
 
 
-def was_done(run: Run) -> bool:
-    """Whether the run is finished already; then its result is printed. ValueError when its edit was harmed since."""
+def was_done(run: Run, lacking: Callable[[], list[str]] = list) -> bool:
+    """Whether the run is finished already, and has all exports; then its result is printed.
+
+    Args:
+        run: its folder.
+        lacking: which exports it lacks, once it is finished.
+
+    Raises:
+        ValueError: when its edit was harmed since.
+    """
     if not run.is_done():
         return False
     check_edits(run.folder)
+    if lacking():
+        return False
     print_result(run)
     return True
 
@@ -81,6 +93,6 @@ def print_result(run: Run) -> None:
         console.print(f"nothing forgotten? {doubt}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.timings.items())
     console.print(f"seconds: {spent}", highlight=False)
-    for name in ("report.html", "edit.safetensors", "text_encoder", "unet", "transformer"):
+    for name in ("report.html", "edit.safetensors", *FOLDERS, "comfyui", "lora", "pipeline", CARD):
         if (folder / name).exists():
             console.print(str(folder / name), soft_wrap=True, highlight=False)

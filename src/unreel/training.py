@@ -11,8 +11,9 @@ from unreel import assembly
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
-from unreel.edits import Edit, export_components
+from unreel.edits import Edit
 from unreel.evaluation import Evaluation
+from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
@@ -38,6 +39,7 @@ class Parts:
     judge: Judge
     metrics: list[Metric]
     run: Run
+    exports: list[str]
 
 
 def opened(config: DictConfig, questions: Questions) -> Parts:
@@ -48,12 +50,13 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
+    exports = exporting.wanted_of(config, method.edits, bool(method.attaches))
     donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
     judge = assembly.judge_of(config, questions, recipients, device)
     metrics = assembly.metrics_of(config, questions, recipients)
     steps = method.most_steps(len(captions), config.shots)
     run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run, exports)
 
 
 def train(config: DictConfig, questions: Questions) -> Path:
@@ -65,12 +68,16 @@ def train(config: DictConfig, questions: Questions) -> Path:
     prepare_libraries(config.threads)
     parts = opened(config, questions)
     run = parts.run
-    if was_done(run):
+    if was_done(run, lambda: exporting.lacking(run.folder, parts.exports, config)):
         return run.folder
 
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
         shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+        for share in shares if parts.exports else []:
+            exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
+            if config.one_model_at_a_time:
+                share.maker.release()
         phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:
         if todo:
@@ -80,16 +87,20 @@ def train(config: DictConfig, questions: Questions) -> Path:
                 config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
             )
             task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
-            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares)
+            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares, parts.exports)
+        elif is_first_process():  # it is finished: exports that were not asked for then
+            rest = exporting.lacking(run.folder, parts.exports, config)
+            exporting.export(run, exporting.made_in(run, shares), questions.concepts, rest)
     if is_first_process():
         print_result(run)
     return run.folder
 
 
 def carry_out(
-    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task, shares: list[Share]
-) -> None:
-    """Shots, edits, clips and report of one run. Several edits: the first is in the run folder, the others below it."""
+    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task,
+    shares: list[Share], exports: list[str],
+) -> None:  # fmt: skip
+    """Shots, edits, clips, exports and report of a run. Several edits: the first is in its folder, the others below."""
     pl.seed_everything(config.seed, verbose=False)
     if is_first_process():
         evaluation.look("before")
@@ -102,7 +113,7 @@ def carry_out(
     edits: dict[str, Edit] = {}
     for share in shares:
         names = [model.name for model in share.recipients]
-        where = run.folder if share is shares[0] else run.folder / "edits" / share.maker.name
+        where = exporting.folder_of(run, shares, share)
         looks = RenderClips(evaluation, names, config.evaluation.at_steps)
         trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
         with run.timed("training") as phase:
@@ -116,12 +127,13 @@ def carry_out(
         edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
         edits |= dict.fromkeys(names, edit)
         edit.save(where / "edit.safetensors")
-        with edit.applied(share.maker):
-            export_components(share.maker, edit.components, where)
         if config.one_model_at_a_time:
             share.maker.release()
     facts = next(iter(edits.values())).provenance["facts"]
     run.message = facts["stopped"]
     evaluation.look("after", edits, facts["steps"])
+    made, concepts = exporting.made_in(run, shares), evaluation.questions.concepts
+    exporting.export(run, made, concepts, exports)
+    artifact.log(run, made, concepts, evaluation.loggers)
     with run.timed("report"):
         write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()))

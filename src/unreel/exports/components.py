@@ -1,0 +1,39 @@
+"""transformers: each edited component as the folder that `from_pretrained` of transformers or diffusers loads."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unreel.edits import DENOISERS
+from unreel.files import whole_folder
+
+FOLDERS = ("text_encoder", *DENOISERS)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file: letters, digits, "_", "+", "-" and ".", none of them a first dot; 100 at most."""
+    return re.sub(r"[^A-Za-z0-9_+.-]+", "_", text)[:100].lstrip(".") or "model"
+
+
+def name_in(pipeline: Any, component: str) -> str:
+    """What a pipeline calls a component: its denoiser "unet" or "transformer", any other as it is."""
+    if component != "denoiser":
+        return component
+    return next(name for name in DENOISERS if getattr(pipeline, name, None) is not None)
+
+
+def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
+    """Writes components of a model as they are now, each whole: folder/text_encoder, folder/unet; their folders.
+
+    Args:
+        target: a Model, or a plain diffusers pipeline.
+        names: of components, as edits have them.
+        folder: where.
+    """
+    pipeline, written = getattr(target, "pipeline", target), []
+    for name in (name_in(pipeline, key) for key in names):
+        with whole_folder(folder / name) as aside:
+            getattr(pipeline, name).save_pretrained(aside, safe_serialization=True)
+        written.append(folder / name)
+    return written
