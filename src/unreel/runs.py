@@ -71,7 +71,7 @@ def _command() -> str:
 
 
 def _setting() -> str:
-    """What was given of the settings of method and rendering, on the command line or by a sweep: "optimizer.lr=1e-3"."""
+    """What was given of method and rendering, on the command line or by a sweep: "data.epochs=5 rendering=fast"."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     own = (o.lstrip("+") for o in given)
     return " ".join(sorted(o.removeprefix("method.") for o in own if o.startswith(("method.", "rendering"))))
