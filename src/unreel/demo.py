@@ -46,9 +46,9 @@ def offers_of(config: DictConfig) -> list[Offer]:
     given = [offer_of(config.edit)] if config.edit else []
     found, damaged = offers_in(Path(config.runs))
     if not given and not found:
+        why = f" ({damaged[0]})" if damaged else ""
         raise ValueError(
-            f"{config.runs} has no finished run{' (' + damaged[0] + ')' if damaged else ''}: expected one, as `make run`"
-            " makes it, or edit=runs/.../edit.safetensors"
+            f"{config.runs} has no finished run{why}: expected one, as of `make run`, or edit=.../edit.safetensors"
         )
     for line in damaged:
         print(f"unreel: left out: {' '.join(line.split())}", file=sys.stderr)

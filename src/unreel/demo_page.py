@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from unreel.terminal import prepare_libraries
 EXAMPLES = 3  # prompts of each kind, at most
 SEED = 0  # that the page begins with
 STAGES = ("before", "after")
+BAR = gr.Progress()  # as a default: that is how gradio gives each request a bar of its own
 INTRODUCTION = """<h1>unreel</h1>
 <p>Pick an edit, type any prompt: each model renders it twice from the same noise, as it is and with the edit.</p>"""
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
-video, .clip img {image-rendering: pixelated; background: none !important}
-#message {min-height: 4.6em}
+.gradio-container {width: 100%; max-width: 1280px !important; margin: 0 auto !important}
+.clip video, .clip img, .clip .image-frame {width: 100%; height: auto; image-rendering: pixelated}
+.clip .empty {aspect-ratio: 1}
+#message {min-height: 5em}
 #message p {margin: 0; padding: .7em 1em; border-radius: 6px; background: var(--background-fill-secondary)}
 #message .refused {border-left: 4px solid #d1242f; background: #d1242f1a; overflow-wrap: anywhere}
 """
@@ -78,38 +81,36 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """The page, with all that happens on it."""
-        offers = self.offers()
         with gr.Blocks(title="unreel", analytics_enabled=False) as page:
             gr.HTML(INTRODUCTION)
             with gr.Row():
+                self.edit = gr.Dropdown(
+                    *_choices(self.offers(), self.first), label="Finished run, newest first", scale=3
+                )
+                self.path = gr.Textbox(
+                    label="or any other edit", placeholder="path of an edit.safetensors, then Enter", scale=2
+                )
+            with gr.Row():
                 with gr.Column(scale=2, min_width=340):
-                    self._build_questions(offers)
+                    self.prompt = gr.Textbox(label="Prompt", elem_id="prompt")
+                    self.names = gr.CheckboxGroup([], label="Rendered by", elem_id="names")
+                    self.seed = gr.Number(SEED, label="Seed of both clips", precision=0, elem_id="seed")
+                    self.button = gr.Button("Render before and after", variant="primary", elem_id="render")
+                    self.forget = gr.Dataset(components=[self.prompt], samples=[], label="Prompts that ask for it")
+                    self.retain = gr.Dataset(components=[self.prompt], samples=[], label="Prompts that must stay")
                 with gr.Column(scale=3, min_width=520):
-                    self.message = gr.HTML(_line("No clips yet."), elem_id="message")
+                    self.message = gr.HTML(elem_id="message")
                     self.places = {name: self._build_place(name) for name in self.pairs.entries}
             self._connect(page)
         page.queue(default_concurrency_limit=1, api_open=False)
         return page
-
-    def _build_questions(self, offers: list[Offer]) -> None:
-        self.edit = gr.Dropdown(_choices(offers), value=str(offers[0].path), label="Finished run, newest first")
-        with gr.Row(equal_height=True):
-            self.path = gr.Textbox(
-                label="or an edit of your own", placeholder="path of an edit.safetensors, then Enter", max_lines=1
-            )
-        self.prompt = gr.Textbox(label="Prompt", lines=2, max_lines=4, elem_id="prompt", submit_btn=False)
-        self.forget = gr.Dataset(components=[self.prompt], samples=[], label="Prompts that ask for it")
-        self.retain = gr.Dataset(components=[self.prompt], samples=[], label="Prompts that must stay as they are")
-        self.names = gr.CheckboxGroup([], label="Rendered by", elem_id="names")
-        self.seed = gr.Number(SEED, label="Seed, of both clips", precision=0, elem_id="seed")
-        self.button = gr.Button("Render before and after", variant="primary", elem_id="render")
 
     def _build_place(self, name: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Where the clips of one recipient are shown: a column, and by stage its videos and its images."""
         with gr.Column(visible=False, elem_id=f"place-{name}") as column:
             gr.HTML(f"<h3>{escape(name)}</h3>")
             with gr.Row():
-                plain = {"interactive": False, "visible": False, "elem_classes": "clip", "buttons": ["download"]}
+                plain: dict[str, Any] = {"interactive": False, "elem_classes": "clip", "buttons": ["download"]}
                 videos = {s: gr.Video(label=s, autoplay=True, loop=True, **plain) for s in STAGES}
                 images = {s: gr.Image(label=s, type="filepath", **plain) for s in STAGES}
         return column, videos, images
@@ -117,7 +118,11 @@ class Page:
     def _connect(self, page: gr.Blocks) -> None:
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked = [self.prompt, self.forget, self.retain, self.names, self.message]
-        shown = [part for column, *clips in self.places.values() for part in (column, *_parts(clips))]
+        shown = [
+            part
+            for column, *clips in self.places.values()
+            for part in (column, *(p for of_kind in clips for p in of_kind.values()))
+        ]
         page.load(self._renew, [self.edit], [self.edit], **hidden).then(self._choose, [self.edit], asked, **hidden)
         self.edit.input(self._choose, [self.edit], asked, **hidden)
         self.path.submit(self._open, [self.path], [self.edit, *asked], **hidden)
@@ -132,7 +137,8 @@ class Page:
     def _renew(self, path: str) -> Any:
         """The runs that are finished by now; what was picked stays picked while it is there."""
         offers = self.offers()
-        return gr.Dropdown(_choices(offers), value=next((path for o in offers if str(o.path) == path), None))
+        choices, _ = _choices(offers, self.first)
+        return gr.Dropdown(choices, value=path if path in dict(choices).values() else None)
 
     def _open(self, path: str) -> dict[Any, Any]:
         """An edit by its path, as one more of those that can be picked."""
@@ -141,7 +147,7 @@ class Page:
         except Exception as error:
             return {self.message: _refusal(error)}
         offers = [offer, *(other for other in self.offers() if other.path != offer.path)]
-        return {self.edit: gr.Dropdown(_choices(offers), value=str(offer.path)), **self._choose(str(offer.path))}
+        return {self.edit: gr.Dropdown(*_choices(offers, offer)), **self._choose(str(offer.path))}
 
     def _choose(self, path: str | None) -> dict[Any, Any]:
         """Prompts and recipients of what was picked."""
@@ -156,48 +162,58 @@ class Page:
             self.forget: gr.Dataset(samples=[[text] for text in forget]),
             self.retain: gr.Dataset(samples=[[text] for text in retain], visible=bool(retain)),
             self.names: gr.CheckboxGroup(offered, value=named),
-            self.message: _line(f"{offer.path}"),
+            self.message: _line(str(offer.path)),
         }
 
     def _render(
-        self, path: str | None, prompt: str, seed: Any, names: list[str], progress: Any = gr.Progress()
+        self, path: str | None, prompt: str, seed: Any, names: list[str], progress: Any = BAR
     ) -> Iterator[dict[Any, Any]]:
-        """Both clips of each recipient, each shown when it is there. Nothing is held while it waits to be asked on."""
-        yield self._cleared(names)
+        """Both clips of each recipient, each shown when it is there. Nothing is held between two of them."""
+        yield self._cleared([])  # no clip stays beside a prompt that is not its own
         try:
-            edits = self.pairs.edits(Path(path or ""), names, prompt, seed)
-            spent = []
+            progress(0, desc="loading")
+            edits, said = self.pairs.edits(Path(path or ""), names, prompt, seed), []
+            yield self._cleared(names)
             for i, name in enumerate(names):
+                spent = []
                 for j, (stage, edit) in enumerate(zip(STAGES, (None, edits[name]), strict=True)):
-                    said, begun, whole = f"{name}, {stage}", i * len(STAGES) + j, len(names) * len(STAGES)
-
-                    def told(share: float, said: str = said, begun: int = begun, whole: int = whole) -> None:
-                        progress((begun + share) / whole, desc=said)
-
-                    told(0.0)
+                    told = partial(_tell, progress, f"{name}, {stage}", i * len(STAGES) + j, len(names) * len(STAGES))
                     clip = self.pairs.clip(name, edit, prompt, seed, told)
-                    spent.append(f"{said} {clip.seconds:.1f} s" if clip.seconds else f"{said}: rendered earlier")
-                    videos, images = self.places[name][1:]
-                    place = (images if clip.is_image else videos)[stage]
-                    yield {place: gr.update(value=str(clip.path), visible=True), self.message: _line("; ".join(spent))}
+                    spent.append(f"{stage} {clip.seconds:.1f} s" if clip.seconds else f"{stage} rendered earlier")
+                    yield {self._parts(name)[stage]: str(clip.path)}
+                said.append(f"{name}: {', '.join(spent)}")
+            yield {self.message: _line("; ".join(said))}
         except Exception as error:
-            yield {self.message: _refusal(error)}
+            yield {**self._cleared([]), self.message: _refusal(error)}
+
+    def _parts(self, name: str) -> dict[str, Any]:
+        """Where the clips of a recipient are shown, by stage."""
+        _, videos, images = self.places[name]
+        return images if self.pairs.model(name).num_frames == 1 else videos
 
     def _cleared(self, names: list[str]) -> dict[Any, Any]:
-        """The places of some recipients, empty; the others hidden: no clip stays beside a prompt that is not its own."""
-        cleared: dict[Any, Any] = {self.message: _line("Checking the edit and the recipients")}
+        """No message, the places of some recipients empty, and those of all others hidden."""
+        cleared: dict[Any, Any] = {self.message: ""}
         for name, (column, *clips) in self.places.items():
             cleared[column] = gr.update(visible=name in names)
-            cleared |= {part: gr.update(value=None, visible=False) for part in _parts(clips)}
+            shown = self._parts(name).values() if name in names else ()
+            cleared |= {part: gr.update(value=None, visible=part in shown) for part in _all(clips)}
         return cleared
 
 
-def _choices(offers: list[Offer]) -> list[tuple[str, str]]:
-    return [(offer.label, str(offer.path)) for offer in offers]
+def _tell(progress: Any, said: str, begun: int, whole: int, share: float) -> None:
+    """The bar of a request: of `whole` clips `begun` are there, and of the next one this share."""
+    progress((begun + share) / whole, desc=said)
 
 
-def _parts(clips: list[dict[str, Any]]) -> list[Any]:
+def _all(clips: list[dict[str, Any]]) -> list[Any]:
+    """All the parts of a place that show clips."""
     return [part for of_kind in clips for part in of_kind.values()]
+
+
+def _choices(offers: list[Offer], picked: Offer) -> tuple[list[tuple[str, str]], str]:
+    """Choices of a dropdown, and its value."""
+    return [(offer.label, str(offer.path)) for offer in offers], str(picked.path)
 
 
 def recipients_of(config: DictConfig) -> DictConfig:
@@ -228,7 +244,9 @@ def serve(config: DictConfig, host: str, folder: Path, first: Offer) -> None:
         pairs.model(name)
     shown = Page(config, pairs, compose("evaluate"), first)
     page, where = shown.build(), f"http://{host}:{config.port}"
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
     try:
         page.launch(
             server_name=host, server_port=config.port, share=False, inbrowser=False, prevent_thread_lock=True,
@@ -239,7 +257,7 @@ def serve(config: DictConfig, host: str, folder: Path, first: Offer) -> None:
         threading.Thread(target=shown.warm, args=[first], daemon=True).start()
         threading.Event().wait()
     except Stopped as stopped:
-        stopped.where = where
+        stopped.where = f"the page at {where}"
         raise
     finally:
-        page.close(verbose=False)
+        pairs.close()  # the server's thread ends with the process: it would wait for browsers to hang up

@@ -61,10 +61,6 @@ class Clip:
     path: Path
     seconds: float
 
-    @property
-    def is_image(self) -> bool:
-        return self.path.suffix == ".png"
-
 
 class Pairs:
     """Renders clips before and after edits, one at a time, whoever asks. Models are loaded once, when first used.
@@ -79,6 +75,7 @@ class Pairs:
         self.entries, self.device, self.folder = entries, device, folder
         self._models: dict[str, Model] = {}
         self._alone = threading.RLock()  # held by whoever loads, edits or renders: nobody meets an edited model
+        self._closed = threading.Event()
 
     def model(self, name: str) -> Model:
         """A recipient, not loaded yet. ValueError for a name that is not offered."""
@@ -98,6 +95,19 @@ class Pairs:
         except (ValueError, OmegaConfBaseException, InstantiationException):
             return False
         return all(source["local_files_only"] for source in sources.values())
+
+    def close(self) -> None:
+        """Ends the rendering that is going on, at its next step, and waits for that; nothing is rendered from then on.
+
+        A process that ended amid a rendering would be aborted by torch's own threads.
+        """
+        self._closed.set()
+        with self._alone:
+            pass
+
+    def _go_on(self) -> None:
+        if self._closed.is_set():
+            raise ValueError("the page was closed: start it again")
 
     def edits(self, path: Path, names: Sequence[str], prompt: str, seed: Any) -> dict[str, Edit]:
         """Recipient -> the edit that it gets, after all checks: what comes then is rendering alone.
@@ -119,6 +129,7 @@ class Pairs:
         if not names:
             raise ValueError("found no recipient: expected at least one to be ticked")
         with self._alone:
+            self._go_on()
             models = {name: self.model(name) for name in names}
             own = {name: path.parent / "edits" / model.name / path.name for name, model in models.items()}
             files = {name: own[name] if own[name].is_file() else path for name in names}
@@ -140,13 +151,19 @@ class Pairs:
             prompt, seed: as given to `edits`.
             told: called with the share of the denoising steps that is done, in [0, 1].
         """
+
+        def step(share: float) -> None:
+            self._go_on()
+            told(share)
+
         key = content_key(recipient=name, edit=edit.hash if edit else "", prompt=prompt, seed=seed)
         with self._alone:
+            step(0.0)
             model = self.model(name)
             path = self.folder / f"{key}.{'png' if model.num_frames == 1 else 'mp4'}"
             if path.is_file():
                 return Clip(path, 0.0)
-            with edit.applied(model) if edit else nullcontext(), _steps(model.pipeline, told):
+            with edit.applied(model) if edit else nullcontext(), _steps(model.pipeline, step):
                 began = time.perf_counter()
                 (clip,) = model.render([prompt], [seed])
                 seconds = time.perf_counter() - began
