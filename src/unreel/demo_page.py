@@ -27,7 +27,7 @@ INTRODUCTION = """<h1>unreel</h1>
 <p>Pick an edit, type any prompt: each model renders it twice from the same noise, as it is and with the edit.</p>"""
 CSS = """
 .gradio-container {width: 100%; max-width: 1280px !important; margin: 0 auto !important}
-.clip video, .clip img, .clip .image-frame {width: 100%; height: auto; image-rendering: pixelated}
+.clip video, .clip img, .clip .image-frame {width: 100%; height: auto; object-fit: contain; image-rendering: pixelated}
 .clip .empty {aspect-ratio: 1}
 #message {min-height: 5em}
 #message p {margin: 0; padding: .7em 1em; border-radius: 6px; background: var(--background-fill-secondary)}
@@ -64,7 +64,8 @@ class Page:
 
     def offers(self) -> list[Offer]:
         """What can be tried now."""
-        return [self.first, *(offer for offer in offers_in(self.runs)[0] if offer.path != self.first.path)]
+        first = [self.first] if self.first.path.is_file() else []
+        return first + [offer for offer in offers_in(self.runs)[0] if offer.path != self.first.path]
 
     def recipients(self, offer: Offer) -> tuple[list[str], list[str]]:
         """Those that are offered for an edit, and those that are ticked: the edit's, as far as there are such."""
@@ -84,11 +85,10 @@ class Page:
         with gr.Blocks(title="unreel", analytics_enabled=False) as page:
             gr.HTML(INTRODUCTION)
             with gr.Row():
-                self.edit = gr.Dropdown(
-                    *_choices(self.offers(), self.first), label="Finished run, newest first", scale=3
-                )
+                picked, hint = _choices(self.offers(), self.first.path), "path of an edit.safetensors, then Enter"
+                self.edit = gr.Dropdown(**picked, label="Finished run, newest first", scale=3, elem_id="edit")
                 self.path = gr.Textbox(
-                    label="or any other edit", placeholder="path of an edit.safetensors, then Enter", scale=2
+                    label="or any other edit", placeholder=hint, max_lines=1, scale=2, elem_id="path"
                 )
             with gr.Row():
                 with gr.Column(scale=2, min_width=340):
@@ -134,11 +134,11 @@ class Page:
             show_progress_on=self.message, api_visibility="private",
         ).then(None, js=TOGETHER, **hidden)  # fmt: skip
 
-    def _renew(self, path: str) -> Any:
-        """The runs that are finished by now; what was picked stays picked while it is there."""
+    def _renew(self, path: str | None) -> Any:
+        """The runs that are finished by now; what was picked stays picked while it is there, or else the first is."""
         offers = self.offers()
-        choices, _ = _choices(offers, self.first)
-        return gr.Dropdown(choices, value=path if path in dict(choices).values() else None)
+        there = [offer.path for offer in offers if str(offer.path) == path] + [offer.path for offer in offers]
+        return gr.update(**_choices(offers, there[0] if there else None))
 
     def _open(self, path: str) -> dict[Any, Any]:
         """An edit by its path, as one more of those that can be picked."""
@@ -147,12 +147,12 @@ class Page:
         except Exception as error:
             return {self.message: _refusal(error)}
         offers = [offer, *(other for other in self.offers() if other.path != offer.path)]
-        return {self.edit: gr.Dropdown(*_choices(offers, offer)), **self._choose(str(offer.path))}
+        return {self.edit: gr.update(**_choices(offers, offer.path)), **self._choose(str(offer.path))}
 
     def _choose(self, path: str | None) -> dict[Any, Any]:
         """Prompts and recipients of what was picked."""
         try:
-            offer = offer_of(path or "")
+            offer = offer_of(_path(path))
             forget, retain = examples_of(offer.path, self.evaluation, EXAMPLES)
         except Exception as error:
             return {self.message: _refusal(error)}
@@ -172,7 +172,7 @@ class Page:
         yield self._cleared([])  # no clip stays beside a prompt that is not its own
         try:
             progress(0, desc="loading")
-            edits, said = self.pairs.edits(Path(path or ""), names, prompt, seed), []
+            edits, said = self.pairs.edits(_path(path), names, prompt, seed), []
             yield self._cleared(names)
             for i, name in enumerate(names):
                 spent = []
@@ -211,9 +211,19 @@ def _all(clips: list[dict[str, Any]]) -> list[Any]:
     return [part for of_kind in clips for part in of_kind.values()]
 
 
-def _choices(offers: list[Offer], picked: Offer) -> tuple[list[tuple[str, str]], str]:
-    """Choices of a dropdown, and its value."""
-    return [(offer.label, str(offer.path)) for offer in offers], str(picked.path)
+def _choices(offers: list[Offer], picked: Path | None) -> dict[str, Any]:
+    """Arguments of a dropdown: choices, those of the same label told apart by their folders, and its value."""
+    labels = [offer.label for offer in offers]
+    said = [f"{o.label} · {o.path.parent}" if labels.count(o.label) > 1 else o.label for o in offers]
+    choices = [(label, str(offer.path)) for label, offer in zip(said, offers, strict=True)]
+    return {"choices": choices, "value": str(picked) if picked else None}
+
+
+def _path(picked: str | None) -> Path:
+    """What was picked. ValueError when that is nothing."""
+    if not picked:
+        raise ValueError("found no edit: expected one of the finished runs, or the path of another edit")
+    return Path(picked)
 
 
 def recipients_of(config: DictConfig) -> DictConfig:
