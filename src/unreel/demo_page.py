@@ -226,14 +226,14 @@ def _path(picked: str | None) -> Path:
     return Path(picked)
 
 
-def recipients_of(config: DictConfig) -> DictConfig:
+def recipients_of(config: DictConfig) -> dict[str, Any]:
     """Name -> config of the recipients of `t2v`, or of all that there are in conf/t2v and in a --config-dir."""
     entries = config.get("t2v")
     if not entries:
         names = GlobalHydra.instance().config_loader().get_group_options("t2v")
         entries = compose("demo", [f"t2v=[{','.join(names)}]"]).t2v
     OmegaConf.resolve(entries)
-    return entries
+    return {str(name): entry for name, entry in entries.items()}
 
 
 def serve(config: DictConfig, host: str, folder: Path, first: Offer) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Pairs:
         folder: where the clips are kept, so that none is rendered twice.
     """
 
-    def __init__(self, entries: DictConfig, device: str, folder: Path) -> None:
+    def __init__(self, entries: Mapping[str, Any], device: str, folder: Path) -> None:
         self.entries, self.device, self.folder = entries, device, folder
         self._models: dict[str, Model] = {}
         self._alone = threading.RLock()  # held by whoever loads, edits or renders: nobody meets an edited model
@@ -80,7 +80,7 @@ class Pairs:
     def model(self, name: str) -> Model:
         """A recipient, not loaded yet. ValueError for a name that is not offered."""
         if name not in self.entries:
-            raise ValueError(f"found the recipient {name!r:.80}: expected some of {', '.join(map(str, self.entries))}")
+            raise ValueError(f"found the recipient {name!r:.80}: expected some of {', '.join(self.entries)}")
         with self._alone:
             if name not in self._models:
                 config = OmegaConf.create({"t2v": {name: self.entries[name]}})
