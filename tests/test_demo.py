@@ -132,7 +132,7 @@ def other(edit):
     [
         ({"prompt": " \n"}, "found no prompt"),
         ({"prompt": "x" * (MOST_CHARACTERS + 1)}, "found a prompt of 2,001 characters: expected at most 2,000"),
-        ({"prompt": "cat " * 100}, "found a prompt of 102 tokens: expected at most 64, which zoo_images reads"),
+        ({"prompt": "cat " * 100}, "found a prompt of 102 tokens: expected at most 64, which are read"),
         ({"seed": -1}, "found the seed -1"),
         ({"seed": MOST_SEED + 1}, "expected a whole number, 0 to 2147483647"),
         ({"seed": None}, "found the seed None"),
@@ -155,6 +155,16 @@ def test_an_edit_of_other_weights_or_a_damaged_one_is_refused(edit, pairs, tmp_p
     for read in (lambda: pairs.edits(path, ["zoo_images"], CAT, 0), lambda: offer_of(path)):
         with pytest.raises(ValueError, match=r"edit\.safetensors is damaged"):
             read()
+
+
+def test_a_recipient_that_is_not_on_this_machine_is_refused(runs, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    given = ["t2v=[animatediff]", f"t2v.animatediff.folder={tmp_path}", f"t2v.animatediff.motion_adapter={tmp_path}"]
+    pairs = Pairs(configured("demo", given).t2v, "cpu", tmp_path)
+    with pytest.raises(ValueError, match=r"^animatediff cannot be loaded .*: expected its whole folder on this"):
+        pairs.edits(runs / "train" / "cat" / "edit.safetensors", ["animatediff"], CAT, 0)
+    assert [Pairs(configured("demo", [f"t2v=[{name}]"]).t2v, "cpu", tmp_path).is_here(name)
+            for name in ("zoo_unet3d", "animatediff", "modelscope")] == [True, False, False]  # fmt: skip
 
 
 def test_an_edit_of_the_recipients_own_comes_before_the_runs_first_one(edit, pairs, tmp_path):

@@ -76,7 +76,7 @@ class Page:
     def warm(self, offer: Offer) -> None:
         """Loads the recipients of an edit, so that the first pair does not wait for that."""
         try:
-            self.pairs.edits(offer.path, self.recipients(offer)[1], offer.label, SEED)
+            self.pairs.edits(offer.path, self.recipients(offer)[1], "any", SEED)
         except Exception as error:
             _refusal(error)  # whoever asks for a pair is told
 
@@ -118,11 +118,7 @@ class Page:
     def _connect(self, page: gr.Blocks) -> None:
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked = [self.prompt, self.forget, self.retain, self.names, self.message]
-        shown = [
-            part
-            for column, *clips in self.places.values()
-            for part in (column, *(p for of_kind in clips for p in of_kind.values()))
-        ]
+        shown = [part for column, *clips in self.places.values() for part in (column, *_all(clips))]
         page.load(self._renew, [self.edit], [self.edit], **hidden).then(self._choose, [self.edit], asked, **hidden)
         self.edit.input(self._choose, [self.edit], asked, **hidden)
         self.path.submit(self._open, [self.path], [self.edit, *asked], **hidden)
@@ -161,7 +157,7 @@ class Page:
             self.prompt: forget[0],
             self.forget: gr.Dataset(samples=[[text] for text in forget]),
             self.retain: gr.Dataset(samples=[[text] for text in retain], visible=bool(retain)),
-            self.names: gr.CheckboxGroup(offered, value=named),
+            self.names: gr.CheckboxGroup(choices=offered, value=named),
             self.message: _line(str(offer.path)),
         }
 

@@ -135,9 +135,14 @@ class Pairs:
             files = {name: own[name] if own[name].is_file() else path for name in names}
             loaded = {file: Edit.load(file) for file in dict.fromkeys(files.values())}
             for name, model in models.items():
-                _check_length(model, prompt)
                 try:
+                    _check_length(model, prompt)
                     loaded[files[name]].check(model)
+                except OSError as error:
+                    raise ValueError(
+                        f"{name} cannot be loaded ({error}): expected its whole folder on this machine, or in the hub's"
+                        " cache; HF_HUB_OFFLINE=0 fetches it"
+                    ) from None
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return {name: loaded[file] for name, file in files.items()}
@@ -178,7 +183,7 @@ def _check_length(model: Model, prompt: str) -> None:
     """ValueError for a prompt of which the model would not read the end."""
     found, most = len(model.pipeline.tokenizer(prompt).input_ids), model.reading.max_length
     if found > most:
-        raise ValueError(f"found a prompt of {found} tokens: expected at most {most}, which {model.name} reads")
+        raise ValueError(f"found a prompt of {found} tokens: expected at most {most}, which are read")
 
 
 @contextmanager
