@@ -74,10 +74,7 @@ zoo: $(RUN) ## retrain every model of the zoo (continues after a kill), score it
 	$(PY) -m unreel.zoo.scorecard
 	$(PY) -m unreel.zoo.cards runs/zoo_report/scores.jsonl
 
-zoo-demo: $(DEMO) ## a page to try it: any prompt, before and after side by side: make demo ARGS=port=7861
-	$(PY) -m unreel.demo $(ARGS)
-
-report: $(RUN) ## render and score the zoo's models
+zoo-report: $(RUN) ## render and score the zoo's models
 	$(PY) -m unreel.zoo.scorecard $(ARGS)
 
 clean: ## remove caches and build output; keeps .venv and runs/
