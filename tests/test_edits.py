@@ -20,7 +20,7 @@ from unreel.models.animatediff import AnimateDiff, tiny_adapter
 from unreel.models.modelscope import ModelScope
 from unreel.models.stable_diffusion import NO_CHECKER, StableDiffusion, tiny_parts, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
-from unreel.sharing import differs
+from unreel.sharing import Held
 
 
 @pytest.fixture
@@ -196,14 +196,14 @@ def test_an_edit_of_an_images_unet_reaches_the_video_models_that_hold_it_and_no_
     value = dict(donor.components["denoiser"].named_parameters())[name.split("/")[1]].detach() * 2
     edit = Edit({name: value}, hashes_of(donor.components, ["denoiser"]), "few_shot")
     for recipient in (animated, zero):
-        assert differs(donor, recipient, ["denoiser"]) == ""
+        assert Held.by(donor, ["denoiser"]).differs(recipient) == ""
         with edit.applied(recipient):
             assert torch.equal(dict(recipient.components["denoiser"].named_parameters())[name.split("/")[1]], value)
     video = ModelScope.tiny()
-    assert "in its denoiser" in differs(donor, video, ["denoiser"])
+    assert "in its denoiser" in Held.by(donor, ["denoiser"]).differs(video)
     with pytest.raises(ValueError, match="belongs to other weights: in its denoiser"):
         edit.apply(video)
-    assert differs(donor, video, ["text_encoder"]) == ""
+    assert Held.by(donor, ["text_encoder"]).differs(video) == ""
 
 
 def test_an_attachment_of_a_peft_lora_is_data_and_restores_bit_for_bit(tmp_path, monkeypatch):
@@ -264,12 +264,12 @@ class MyLora(Method):
 
 def test_the_shared_encoder_check_passes_for_copies_and_says_what_differs():
     donor, recipient = small_model(layers=3), small_model(layers=3)
-    assert differs(donor, recipient, ["text_encoder"]) == ""
+    assert Held.by(donor, ["text_encoder"]).differs(recipient) == ""
     with torch.no_grad():
         recipient.pipeline.text_encoder.get_parameter("encoder.layers.2.self_attn.k_proj.weight")[0, 0] += 1
     assert re.search(r"1 of \d+ tensors \(encoder\.layers\.2\.self_attn\.k_proj\.weight\)",
-                     differs(donor, recipient, ["text_encoder"]))  # fmt: skip
-    assert "num_hidden_layers is 2, not 3" in differs(donor, small_model(layers=2), ["text_encoder"])
+                     Held.by(donor, ["text_encoder"]).differs(recipient))  # fmt: skip
+    assert "num_hidden_layers is 2, not 3" in Held.by(donor, ["text_encoder"]).differs(small_model(layers=2))
     recipient = small_model(layers=3)
     recipient.pipeline.tokenizer.add_tokens(["<one-more>"])
-    assert "vocabulary" in differs(donor, recipient, ["text_encoder"])
+    assert "vocabulary" in Held.by(donor, ["text_encoder"]).differs(recipient)

@@ -40,7 +40,7 @@ from unreel.validation import validated
 
 def donor_of(config: DictConfig, device: str) -> Model:
     """The donor of `t2i`, not loaded yet; `t2i.training` is for the configs of methods alone."""
-    return built(OmegaConf.masked_copy(config.t2i, [key for key in config.t2i if key != "training"]), device=device)
+    return built({key: config.t2i[key] for key in config.t2i if key != "training"}, device=device)
 
 
 def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
@@ -61,7 +61,7 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
     given: Any = OmegaConf.to_container(config)
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
     chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
-    groups = {key: given.get(key) for key in ("t2v", "judge", "metric", "prompts", "logger")}
+    groups = {key: given.get(key) for key in ("t2v", "rendering", "judge", "metric", "prompts", "logger")}
     groups["trainer"] = {}  # that of the training might say cpu, and nothing is trained
     return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
 
@@ -192,7 +192,7 @@ def evaluation_of(
     """What renders, judges and scores; clips of edits are kept in the run's own folder until it is done."""
     own, batch = TensorCache(run.rendered), config.evaluation.batch
     renderers = [Renderer(model, cache_of(config), own, batch) for model in recipients]
-    return Evaluation(renderers, questions, judge, metrics, run, loggers)
+    return Evaluation(renderers, questions, judge, metrics, run, loggers, one_at_a_time=config.one_model_at_a_time)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

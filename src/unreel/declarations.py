@@ -7,6 +7,7 @@ PyTorch and diffusers are wanted by nearly every class that a YAML builds, and n
 import ast
 import builtins
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -158,7 +159,11 @@ def _fields(module: _Module, node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
 def _of_function(module: _Module, node: ast.FunctionDef, bound: bool) -> Arguments:
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     types = {a.arg: _type(module, a.annotation) for a in arguments if not (bound and a.arg in _SELF)}
-    return Arguments(node.name, types, more=node.args.kwarg is not None)
+    if (rest := node.args.kwarg) is None:
+        return Arguments(node.name, types, more=False)
+    spelt = re.fullmatch(r"(?:typing\.)?Unpack\[(\w+)\]", ast.unparse(rest.annotation)) if rest.annotation else None
+    found = _class_named(module, spelt[1]) if spelt else None
+    return Arguments(node.name, types | dict(_fields(*found)) if found else types, more=found is None)
 
 
 def _type(module: _Module, annotation: ast.expr | None) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from unreel import assembly
 from unreel.cli import one_line
@@ -228,7 +228,6 @@ def recipients_of(config: DictConfig) -> dict[str, Any]:
     if not entries:
         names = GlobalHydra.instance().config_loader().get_group_options("t2v")
         entries = compose("demo", [f"t2v=[{','.join(names)}]"]).t2v
-    OmegaConf.resolve(entries)
     return {str(name): entry for name, entry in entries.items()}
 
 

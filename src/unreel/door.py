@@ -26,6 +26,7 @@ from unreel.records import Concept
 from unreel.validation import STRICT, told
 
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "${times:1.0e-5,10}" in YAML
+OmegaConf.register_new_resolver("part", lambda a, b: max(1, round(a * b)), replace=True)  # "${part:25,0.5}": 12 steps
 
 _ABSENT = object()
 _OTHERS = ("pytorch_lightning.Trainer", "pytorch_lightning.strategies.")  # they check their own arguments
@@ -62,7 +63,7 @@ def check(config: DictConfig, partial: bool = False) -> None:
             for name, value in training.items():
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                     raise ValueError(f"found t2i.training.{name}={value}: expected a number above 0")
-            part = OmegaConf.masked_copy(part, [name for name in part if name != "training"])
+            part = {name: part[name] for name in part if name != "training"}
         check_arguments(part, str(key), partial)
     if not config.get("metric"):
         raise ValueError("no metric: expected metric=NAME, or several as metric=[NAME,NAME]")
@@ -92,14 +93,25 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
         raise ValueError(
             f"found device={config.device}: expected auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
         )
+    part = OmegaConf.select(config, "rendering.steps", default=1.0)
+    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 10:
+        raise ValueError(f"found rendering.steps={part}: expected a factor of the models' steps above 0, up to 10")
     motions = OmegaConf.select(config, "evaluation.motions", default=False)
     if not isinstance(motions, bool) and not (motions is None and partial):
         raise ValueError(f"found evaluation.motions={motions}: expected true or false")
+    alone = OmegaConf.select(config, "one_model_at_a_time", default=False)
+    if not isinstance(alone, bool):
+        raise ValueError(f"found one_model_at_a_time={alone}: expected true or false")
     steps = OmegaConf.select(config, "evaluation.at_steps", default=_ABSENT)
     if steps is not _ABSENT and not OmegaConf.is_list(steps):
         raise ValueError(f"found evaluation.at_steps={steps}: expected a list, as evaluation.at_steps=[10,50]")
     for step in [] if steps is _ABSENT else steps:
         _check_count("evaluation.at_steps", step, 1, 10**9)
+    if alone and steps is not _ABSENT and len(steps):
+        raise ValueError(
+            f"found evaluation.at_steps={steps} with one_model_at_a_time, which renders nothing while the donor is"
+            " trained: expected evaluation.at_steps=[], or one_model_at_a_time=false"
+        )
 
 
 def _check_count(key: str, value: Any, least: int, most: int) -> None:

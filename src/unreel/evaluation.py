@@ -51,6 +51,7 @@ class Evaluation:
         run: the run folder; its clips and scores are written there.
         loggers: Lightning's.
         logged_clips: how many clips a stage and split go to W&B.
+        one_at_a_time: whether a recipient is released before the next one is loaded.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Evaluation:
         run: Run,
         loggers: Sequence[Logger] = (),
         logged_clips: int = 4,
+        one_at_a_time: bool = False,
     ) -> None:
         self.renderers, self.questions, self.judge, self.metrics = renderers, questions, judge, metrics
         self.run, self.loggers, self.logged_clips = run, loggers, logged_clips
+        self.one_at_a_time = one_at_a_time
         before = run.folder / "scores.jsonl"  # of a run that was killed
         self.scores: list[Score] = read_scores(before) if before.is_file() else []
         self.looks: dict[tuple[str, str], Judged] = {}  # (stage, recipient) -> clips and what the judge saw
@@ -82,6 +85,8 @@ class Evaluation:
             if edits is None or edit is not None:
                 with edit.applied(renderer.model) if edit else nullcontext():
                     self._look_with(renderer, stage, edit, step)
+                if self.one_at_a_time:
+                    renderer.model.release()
 
     def _look_with(self, renderer: Renderer, stage: str, edit: Edit | None, step: int) -> None:
         with self.run.timed(f"clips {stage}") as phase:

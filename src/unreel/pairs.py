@@ -72,7 +72,8 @@ class Pairs:
     """
 
     def __init__(self, entries: Mapping[str, Any], device: str, folder: Path) -> None:
-        self.entries, self.device, self.folder = entries, device, folder
+        self.entries = {name: OmegaConf.to_container(entry, resolve=True) for name, entry in entries.items()}
+        self.device, self.folder = device, folder
         self._models: dict[str, Model] = {}
         self._alone = threading.RLock()  # held by whoever loads, edits or renders: nobody meets an edited model
         self._closed = threading.Event()

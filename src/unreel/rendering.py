@@ -15,7 +15,7 @@ from unreel.cache import TensorCache
 from unreel.edits import Edit
 from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes, tensor_hash
 from unreel.models.model import Model
-from unreel.models.pipeline_model import computes_bfloat16
+from unreel.models.running import computes_bfloat16
 from unreel.records import Prompt
 
 

@@ -34,6 +34,8 @@ def rescore(config: DictConfig) -> Path:
     with run.timed("loading") as phase:
         for recipient in recipients:
             edit.check(recipient)
+            if config.one_model_at_a_time:
+                recipient.release()
         phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:
         if todo:

@@ -34,7 +34,17 @@ from unreel.signals import Stopped
 from unreel.status import Status, read_status
 
 # Settings that don't affect results and are left out of a run's identity.
-_NO_RESULTS = ("output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives")
+_NO_RESULTS = (
+    "output",
+    "runs",
+    "cache",
+    "logger",
+    "device",
+    "least_free_mb",
+    "threads",
+    "objectives",
+    "one_model_at_a_time",
+)
 
 
 def identity(config: DictConfig, content: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """One edit or several: which recipients hold the weights that an edit changes, and who is edited for the others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from unreel.edits import hashes_of, unshared
 from unreel.methods.method import Method
@@ -10,23 +11,43 @@ from unreel.models.model import Model
 _READ_BY = ("num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings")
 
 
-def differs(donor: Model, recipient: Model, components: Sequence[str]) -> str:
-    """What keeps an edit of some of the donor's components out of a recipient; "" when nothing does.
+@dataclass(frozen=True)
+class Held:
+    """What a model has to hold to get an edit of some of the donor's components, told without the donor.
 
-    Compares, for an edit of the text encoder, the tokenizer's vocabulary and the encoder's output layer (depth,
-    activation, final norm's epsilon), and for every component its weights, tensor by tensor.
+    Attributes:
+        donor: its name.
+        base: "component/parameter" -> hash of the donor's weights, of these components.
+        vocabulary: of its tokenizer, of an edit of the text encoder; otherwise None.
+        read_by: the text encoder's depth, activation and final norm's epsilon, likewise.
     """
-    if "text_encoder" in components:
-        vocabularies = [model.pipeline.tokenizer.get_vocab() for model in (donor, recipient)]
-        if vocabularies[0] != vocabularies[1]:
-            return f"{recipient.name} has another tokenizer vocabulary than {donor.name}: no edit can be shared"
-        for key in _READ_BY:
-            ours, theirs = (getattr(m.components["text_encoder"].config, key, None) for m in (donor, recipient))
-            if ours != theirs:
-                return f"{recipient.name} has another text encoder than {donor.name}: {key} is {theirs}, not {ours}"
-    if said := unshared(hashes_of(donor.components, components), recipient.components):
-        return f"{recipient.name} holds other weights than {donor.name}: {said}"
-    return ""
+
+    donor: str
+    base: Mapping[str, str]
+    vocabulary: Mapping[str, int] | None
+    read_by: Mapping[str, Any]
+
+    @classmethod
+    def by(cls, donor: Model, components: Sequence[str]) -> "Held":
+        """What the donor holds."""
+        base, own = hashes_of(donor.components, components), "text_encoder" in components
+        return cls(donor.name, base, donor.pipeline.tokenizer.get_vocab() if own else None, _read_by(donor, own))
+
+    def differs(self, recipient: Model) -> str:
+        """What keeps the edit out of a recipient; "" when nothing does."""
+        own = self.vocabulary is not None
+        if own and recipient.pipeline.tokenizer.get_vocab() != self.vocabulary:
+            return f"{recipient.name} has another tokenizer vocabulary than {self.donor}: no edit can be shared"
+        for key, theirs in _read_by(recipient, own).items():
+            if theirs != (ours := self.read_by[key]):
+                return f"{recipient.name} has another text encoder than {self.donor}: {key} is {theirs}, not {ours}"
+        if said := unshared(self.base, recipient.components):
+            return f"{recipient.name} holds other weights than {self.donor}: {said}"
+        return ""
+
+
+def _read_by(model: Model, told: bool) -> dict[str, Any]:
+    return {key: getattr(model.components["text_encoder"].config, key, None) for key in _READ_BY if told}
 
 
 @dataclass(frozen=True)
@@ -37,27 +58,40 @@ class Share:
     recipients: list[Model]
 
 
-def plan(donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str]) -> list[Share]:
+def plan(
+    donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str], one_at_a_time: bool = False
+) -> list[Share]:
     """Who is edited for whom. The donor's edit goes where it fits; elsewhere the method runs on the recipient itself.
+
+    Args:
+        donor, recipients: the models.
+        method: what edits.
+        roles: which weights.
+        one_at_a_time: whether a model is released before the next one is loaded.
 
     Raises:
         ValueError: when it fits nowhere, or for a recipient that has other weights and on which the method cannot run,
             saying what differs.
     """
     method.check(donor, roles)
-    alike, alone = Share(donor, []), []
+    held = Held.by(donor, method.edits) if method.edits else None
+    alike, alone, loaded = Share(donor, []), [], donor
     for recipient in recipients:
-        if not method.edits:  # it attaches itself to the recipient's own pipeline
-            method.check(recipient, roles)
-        why = differs(donor, recipient, method.edits) if method.edits else ""
-        if not why:
-            alike.recipients.append(recipient)
-            continue
-        if method.needs:
+        if one_at_a_time:
+            loaded.release()
+        loaded = recipient
+        why = held.differs(recipient) if held else ""
+        if why and method.needs:
             raise ValueError(
                 f"{why}; method {method.name} learns from {', '.join(sorted(method.needs))} of {donor.name} and cannot"
                 f" run on {recipient.name} itself: choose a recipient that shares the donor's weights"
             )
-        method.check(recipient, roles)
-        alone.append(Share(recipient, [recipient]))
+        if why or not held:  # it is edited itself, or the method attaches itself to its pipeline
+            method.check(recipient, roles)
+        if why:
+            alone.append(Share(recipient, [recipient]))
+        else:
+            alike.recipients.append(recipient)
+    if one_at_a_time:
+        loaded.release()
     return ([alike] if alike.recipients else []) + alone

@@ -70,7 +70,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
 
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
-        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles)
+        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
         phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:
         if todo:
@@ -118,6 +118,8 @@ def carry_out(
         edit.save(where / "edit.safetensors")
         with edit.applied(share.maker):
             export_components(share.maker, edit.components, where)
+        if config.one_model_at_a_time:
+            share.maker.release()
     facts = next(iter(edits.values())).provenance["facts"]
     run.message = facts["stopped"]
     evaluation.look("after", edits, facts["steps"])

@@ -30,9 +30,16 @@ def is_local(folder: str | Path) -> bool:
 
 
 def check_model_folder(folder: str | Path) -> str | Path:
-    """The same again. ValueError for a local path that is no folder of a diffusers pipeline or model."""
-    if is_local(folder) and not any((Path(folder).expanduser() / name).is_file() for name in _CONFIGS):
+    """The same again. ValueError for a local path that is no folder of a diffusers pipeline or model.
+
+    One whose text encoder is quantised will not do either: its weights are those of no other copy.
+    """
+    path = Path(folder).expanduser()
+    if is_local(folder) and not any((path / name).is_file() for name in _CONFIGS):
         raise ValueError(f"{folder}: expected a diffusers folder with a model_index.json, or the id of a hub model")
+    encoder = path / "text_encoder" / "config.json"
+    if is_local(folder) and encoder.is_file() and "quantization_config" in encoder.read_text(encoding="utf-8"):
+        raise ValueError(f"{folder}: its text encoder is quantised: expected one in float16 or float32; quantise later")
     return folder
 
 

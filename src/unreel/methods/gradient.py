@@ -47,6 +47,16 @@ class GradientMethod(Method):
     def loss(self, step: Step) -> dict[str, Tensor]:
         """Scalars; "loss" is minimised, the others are logged."""
 
+    def guarded_loss(self, step: Step) -> dict[str, Tensor]:
+        """`loss` with the terms of the guard rails, "anchor" and "retain", if there are any."""
+        scalars = self.loss(step)
+        if (guard := self.guard) is not None:
+            scalars["anchor"] = distance(step.forget, step.anchors)
+            scalars["retain"] = distance(step.retain, step.kept)
+            held = guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
+            scalars["loss"] = scalars["loss"] + held
+        return scalars
+
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Any:
         """What all steps use, made once before the first one, such as trajectories; `step.prepared` has it.
 
@@ -138,13 +148,8 @@ class ErasureModule(pl.LightningModule):
 
     def training_step(self, _batch: Any, _index: int) -> Tensor | None:
         batch = self.batches.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
-        step = Step(self.model, self.reference, batch, self.prepared)
-        scalars = self.method.loss(step)
+        scalars = self.method.guarded_loss(Step(self.model, self.reference, batch, self.prepared))
         loss = scalars.pop("loss")
-        if (guard := self.method.guard) is not None:
-            scalars["anchor"] = distance(step.forget, step.anchors)
-            scalars["retain"] = distance(step.retain, step.kept)
-            loss = loss + guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         if not torch.isfinite(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")):  # on any process

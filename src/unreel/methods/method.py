@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 
 from unreel.captions import TrainingCaptions
 from unreel.edits import Edit
@@ -92,6 +93,13 @@ class Method(ABC):
             return
         chosen = model.select(roles)
         allowed = set(model.select(self.roles)) if self.roles else None
+        for key in self.edits:
+            found = next(model.components[key].parameters()).dtype
+            if found not in (torch.float32, torch.float16):  # others would not be known again by their hashes
+                raise ValueError(
+                    f"method {self.name} edits the {key} of {model.name}, found in {found}: expected float32 or"
+                    f" float16, as with denoiser_dtype=null"
+                )
         for name in chosen:
             if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
                 raise ValueError(

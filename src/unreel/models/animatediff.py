@@ -4,7 +4,7 @@ Reference: Yuwei Guo et al., "AnimateDiff", ICLR 2024, arXiv 2307.04725.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter
@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from unreel.models.model import Conditioning
-from unreel.models.pipeline_model import PipelineModel
+from unreel.models.pipeline_model import Common, PipelineModel
 from unreel.models.stable_diffusion import tiny_parts
 from unreel.validation import ModelFolder
 
@@ -35,7 +35,7 @@ class AnimateDiff(PipelineModel):
         revision, motion_adapter_revision: of hub ids.
         num_frames, num_inference_steps, guidance_scale: how it renders.
         scheduler: changes to the pipeline's schedule, which is then stepped by DDIM; None leaves it alone.
-        dtype, fps, autocast, name, device: as in PipelineModel.
+        fps, common: as in PipelineModel.
     """
 
     latent_axis = 2
@@ -46,22 +46,19 @@ class AnimateDiff(PipelineModel):
         motion_adapter: ModelFolder = "",
         revision: str | None = None,
         motion_adapter_revision: str | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
         num_frames: PositiveInt = 16,
         num_inference_steps: PositiveInt = 20,
         guidance_scale: float = 7.5,
         fps: PositiveInt = 8,
-        autocast: bool = False,
         scheduler: Mapping[str, Any] | None = None,
-        name: str = "",
-        device: str = "cpu",
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
         sources = {"": (folder, revision), "motion_adapter": (motion_adapter, motion_adapter_revision)}
         self.schedule = dict(scheduler) if scheduler is not None else None
-        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device)
+        super().__init__(sources, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
         adapter = MotionAdapter.from_pretrained(**self.sources["motion_adapter"])

@@ -5,13 +5,13 @@ pipeline deprecated (frozen since 0.33.1): this file alone imports it.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 from pydantic import PositiveInt
 
-from unreel.models.pipeline_model import PipelineModel
+from unreel.models.pipeline_model import Common, PipelineModel
 from unreel.models.stable_diffusion import tiny_parts
 from unreel.validation import ModelFolder
 
@@ -34,7 +34,7 @@ class ModelScope(PipelineModel):
         unet: folder of a UNet3DConditionModel that takes the place of the one in there, or None.
         revision: of a hub id.
         num_frames, num_inference_steps, guidance_scale: how it renders.
-        dtype, fps, autocast, name, device: as in PipelineModel.
+        fps, common: as in PipelineModel.
     """
 
     latent_axis = 2
@@ -44,14 +44,11 @@ class ModelScope(PipelineModel):
         folder: ModelFolder,
         unet: ModelFolder | None = None,
         revision: str | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
         num_frames: PositiveInt = 16,
         num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 9.0,
         fps: PositiveInt = 8,
-        autocast: bool = False,
-        name: str = "",
-        device: str = "cpu",
+        **common: Unpack[Common],
     ) -> None:
         if unet is not None and not (Path(unet).expanduser() / "config.json").is_file():
             raise ValueError(f"{unet}: expected the folder of a UNet3DConditionModel")
@@ -61,7 +58,7 @@ class ModelScope(PipelineModel):
         sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
         if unet is not None:
             sources["unet"] = (unet, None)
-        super().__init__(sources, options, name or str(folder), dtype, fps, num_frames, autocast, device)
+        super().__init__(sources, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
         own = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
@@ -15,42 +15,10 @@ from torch import Tensor, nn
 from unreel.hashes import content_key, folder_hash, parameter_hashes
 from unreel.models.model import Conditioning, Model, Reading
 from unreel.models.roles import select
-from unreel.validation import check_model_folder, is_local
+from unreel.models.running import Common, check_common, checkpointed, computes_bfloat16, computing_in, source_options
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
-
-
-def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:
-    """Arguments of a diffusers `from_pretrained`: safetensors only, and no network for a path.
-
-    Args:
-        folder: a local diffusers folder ("~" is the home folder), or the id of a hub model.
-        revision: of a hub id.
-        dtype: float32 or float16.
-
-    Raises:
-        ValueError: for a path that is no pipeline's or model's folder, or an unknown dtype.
-    """
-    if dtype not in ("float32", "float16"):  # weights in bfloat16 would not hash as their other copies
-        raise ValueError(f"found dtype {dtype!r}: expected float32 or float16")
-    path, local = Path(folder).expanduser(), is_local(folder)
-    check_model_folder(folder)
-    return {
-        "pretrained_model_name_or_path": str(path) if local else str(folder),
-        "revision": None if local else revision,
-        "local_files_only": local,
-        "use_safetensors": True,
-        "dtype": getattr(torch, dtype),
-    }
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the machine has instructions for bfloat16 there; without them it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 class PipelineModel(Model):
@@ -59,13 +27,9 @@ class PipelineModel(Model):
     Args:
         sources: what it is loaded from: "" -> (folder, revision) of the pipeline, and those of parts beside it.
         options: what the pipeline is called with beside prompts and generators; part of the content.
-        name: what scores call it.
-        dtype: of the weights, float32 or float16.
         fps: frames a second.
         num_frames: F.
-        autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
-            machine can; the weights, the latents and the schedule stay as they are.
-        device: where it runs.
+        common: as in Common.
 
     Raises:
         ValueError: for a folder that is none, or a number that will not do. Nothing is loaded before it is used.
@@ -78,13 +42,13 @@ class PipelineModel(Model):
         self,
         sources: Mapping[str, tuple[str | Path, str | None]],
         options: Mapping[str, Any],
-        name: str,
-        dtype: str = "float32",
         fps: int = 8,
         num_frames: int = 1,
-        autocast: bool = False,
-        device: str = "cpu",
+        **common: Unpack[Common],
     ) -> None:
+        check_common(common)
+        name = common.get("name") or str(sources[""][0])
+        dtype = common.get("dtype", "float32")
         for key, value in {**options, "fps": fps, "num_frames": num_frames}.items():
             counts = key.startswith("num_") or key in ("fps", "video_length")
             if counts and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -92,8 +56,11 @@ class PipelineModel(Model):
         given = sources[""][0] == _IN_MEMORY
         self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
         self.options, self.name, self.dtype = dict(options), name, dtype
-        self.fps, self.num_frames, self._device = fps, num_frames, torch.device(device)
-        self.autocast = autocast  # as wanted: what runs are known by, whichever machine they are on
+        self.fps, self.num_frames, self._device = fps, num_frames, torch.device(common.get("device", "cpu"))
+        self.autocast = common.get("autocast", False)  # as wanted: what runs are known by, on whichever machine
+        self.denoiser_dtype, self.timestep_spacing = common.get("denoiser_dtype"), common.get("timestep_spacing")
+        self.checkpointing, self.group_offload = common.get("checkpointing", False), common.get("group_offload", False)
+        self.vae_slicing = common.get("vae_slicing", False)
         self._pipeline: Any = None
 
     @classmethod
@@ -119,6 +86,16 @@ class PipelineModel(Model):
         found = pipeline.scheduler.config.get("prediction_type", "epsilon")
         if found not in PREDICTIONS:
             raise ValueError(f"{self.name}: found prediction type {found!r}: expected {', '.join(PREDICTIONS)}")
+        if (spacing := self.timestep_spacing) is not None:
+            kind, config = type(pipeline.scheduler), pipeline.scheduler.config
+            pipeline.scheduler = kind.from_config(config, timestep_spacing=spacing)
+        denoiser = getattr(pipeline, self.denoiser)
+        if self.denoiser_dtype is not None:
+            computing_in(denoiser, getattr(torch, self.denoiser_dtype))
+        if self.checkpointing:
+            checkpointed(denoiser, pipeline.text_encoder)
+        if self.vae_slicing:
+            pipeline.vae.enable_slicing()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -126,8 +103,18 @@ class PipelineModel(Model):
     def pipeline(self) -> Any:
         if self._pipeline is None:
             with torch.inference_mode(False):  # or weights that are first asked for by `render` could not be trained
-                self._pipeline = self._prepared(self._load().to(self._device))
+                self._pipeline = self._placed(self._prepared(self._load()))
         return self._pipeline
+
+    def _placed(self, pipeline: Any) -> Any:
+        """The pipeline on its device; with `group_offload` only the text encoder, which edits write to."""
+        if not self.group_offload:
+            return pipeline.to(self._device)
+        streams = self._device.type == "cuda"
+        pipeline.enable_group_offload(
+            self._device, offload_type="leaf_level", use_stream=streams, exclude_modules=["text_encoder"]
+        )
+        return pipeline
 
     def release(self) -> None:
         if self.sources:  # what was never loaded from anywhere cannot be loaded again
@@ -177,8 +164,9 @@ class PipelineModel(Model):
             told = {key: content_key(weights=parameter_hashes(m)) for key, m in self.components.items()}
             told["schedule"] = content_key(**{k: str(v) for k, v in self.pipeline.scheduler.config.items()})
         return content_key(
-            sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__
-        )
+            sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__,
+            denoiser_dtype=self.denoiser_dtype, timestep_spacing=self.timestep_spacing,
+        )  # fmt: skip
 
     @staticmethod
     def _told_by(source: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ Reference: Robin Rombach et al., "High-Resolution Image Synthesis with Latent Di
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unreel.models.pipeline_model import PipelineModel
+from unreel.models.pipeline_model import Common, PipelineModel
 from unreel.validation import ModelFolder
 
 _TOKENIZER = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer"  # a small real one, for tiny models
@@ -60,22 +60,19 @@ class StableDiffusion(PipelineModel):
         folder: a local diffusers folder or a hub id.
         revision: of a hub id.
         num_inference_steps, guidance_scale: how it generates.
-        dtype, autocast, name, device: as in PipelineModel.
+        common: as in Common.
     """
 
     def __init__(
         self,
         folder: ModelFolder,
         revision: str | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
         num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 7.5,
-        autocast: bool = False,
-        name: str = "",
-        device: str = "cpu",
+        **common: Unpack[Common],
     ) -> None:
         options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        super().__init__({"": (folder, revision)}, options, name or str(folder), dtype, 1, 1, autocast, device)
+        super().__init__({"": (folder, revision)}, options, 1, 1, **common)
 
     def _load(self) -> Any:
         return StableDiffusionPipeline.from_pretrained(

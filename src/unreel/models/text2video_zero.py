@@ -5,14 +5,14 @@ deprecated (frozen since 0.33.1): this file alone imports it.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import DDIMScheduler, TextToVideoZeroPipeline
 from pydantic import PositiveInt
 from torch import Tensor
 
-from unreel.models.pipeline_model import PipelineModel
+from unreel.models.pipeline_model import Common, PipelineModel
 from unreel.models.stable_diffusion import NO_CHECKER, tiny_parts
 from unreel.validation import ModelFolder
 
@@ -26,24 +26,21 @@ class Text2VideoZero(PipelineModel):
         num_frames, num_inference_steps, guidance_scale: how it renders.
         t0, t1: steps from the end between which motion is put in, 0 <= t0 < t1 < num_inference_steps (section 3.3.1).
         motion_field_strength: how far a frame moves on from the one before it, in px.
-        dtype, fps, autocast, name, device: as in PipelineModel.
+        fps, common: as in PipelineModel.
     """
 
     def __init__(
         self,
         folder: ModelFolder,
         revision: str | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
         num_frames: PositiveInt = 8,
         num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 7.5,
         fps: PositiveInt = 8,
-        autocast: bool = False,
         t0: int = 44,
         t1: int = 47,
         motion_field_strength: float = 12,
-        name: str = "",
-        device: str = "cpu",
+        **common: Unpack[Common],
     ) -> None:
         if not 0 <= t0 < t1 < num_inference_steps:
             raise ValueError(
@@ -54,9 +51,7 @@ class Text2VideoZero(PipelineModel):
             "t0": t0, "t1": t1, "motion_field_strength_x": motion_field_strength,
             "motion_field_strength_y": motion_field_strength,
         }  # fmt: skip
-        super().__init__(
-            {"": (folder, revision)}, options, name or str(folder), dtype, fps, num_frames, autocast, device
-        )
+        super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
         return TextToVideoZeroPipeline.from_pretrained(**self.sources[""], **NO_CHECKER)

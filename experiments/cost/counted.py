@@ -1,0 +1,200 @@
+"""What a training step and a clip cost at real sizes: models of real shapes, and bytes and operations counted on them.
+
+On tensors that have shapes and no values a step of Stable Diffusion takes seconds and no memory to speak of.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import hydra
+import torch
+from diffusers import DiffusionPipeline
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTokenizer
+
+from unreel.batches import Batch, Step
+from unreel.methods.gradient import GradientMethod
+from unreel.models.model import Conditioning, Model
+from unreel.zoo.store import zoo_tokenizer
+
+MODELS = Path(__file__).parent / "models"
+
+
+@contextmanager
+def weights_in(dtype: str) -> Iterator[None]:
+    """What is built inside the `with` block has weights of this dtype from the start."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def config_of(name: str) -> Any:
+    """A YAML of `models`, with what it builds on."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(MODELS), version_base=None):
+        return hydra.compose(name)
+
+
+def built_model(name: str, dtype: str = "float32", denoiser_dtype: str | None = None, **common: Any) -> Model:
+    """A model of the real shapes of `models/NAME.yaml` with random weights.
+
+    Args:
+        name: stem of the YAML.
+        dtype, denoiser_dtype, common: as in unreel.models.running.Common.
+    """
+    config, parts = config_of(name), {}
+    for key, part in config.parts.items():
+        of_denoiser = key in ("unet", "motion_adapter") and denoiser_dtype is not None
+        with weights_in(denoiser_dtype if of_denoiser else dtype):
+            parts[key] = hydra.utils.instantiate(part, _convert_="all")
+    tokenizer = CLIPTokenizer.from_pretrained(zoo_tokenizer(), model_max_length=77)
+    pipeline: DiffusionPipeline = hydra.utils.get_class(config.pipeline)(**parts, tokenizer=tokenizer, **config.others)
+    family, device = hydra.utils.get_class(config.family), str(pipeline.device)
+    return family.of(pipeline, name=name, denoiser_dtype=denoiser_dtype, device=device, **config.options, **common)
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Attention that keeps no scores, as the kernels of real devices; the meta device has none of its own."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return attention(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Tensors and models that are made inside the `with` block have shapes and no values: torch's meta device."""
+    with torch.device("meta"), patch.object(functional, "scaled_dot_product_attention", _fused):
+        yield
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, and keeps their peak.
+
+    Args:
+        tensors: those that are alive already.
+    """
+
+    def __init__(self, tensors: Any) -> None:
+        super().__init__()
+        self._alive: dict[int, int] = {}  # storage -> its bytes
+        self.now = self.peak = 0
+        self._add(tensors)
+
+    def _add(self, tree: Any) -> None:
+        for tensor in tree_leaves(tree):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._alive:
+                    self._alive[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._gone, storage._cdata)
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, storage: int) -> None:
+        self.now -= self._alive.pop(storage)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self._add(found)
+        return found
+
+
+def peak(work: Callable[[], Any], tensors: Any) -> int:
+    """Most bytes that are alive while some work is done, with `tensors` and all that the work makes."""
+    with Live(tensors) as live:
+        work()
+    return live.peak
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of some work; a multiplication with its addition is two."""
+    with FlopCounterMode(display=False) as flops:
+        work()
+    return flops.get_total_flops()
+
+
+def weights(*models: Model) -> list[Tensor]:
+    """All parameters and buffers of models; shared ones count once."""
+    modules = [module for model in models for module in model.components.values()]
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+class Training:
+    """The training of a gradient method on a model, step by step, without Lightning: what a step costs.
+
+    Args:
+        method: with its batch sizes; its table of errors is taken for made.
+        model: the donor.
+        roles: which weights are trained.
+    """
+
+    def __init__(self, method: GradientMethod, model: Model, roles: list[str]) -> None:
+        self.method, self.model = method, model
+        self.reference = model.reference(list(method.edits))
+        chosen = set(model.select(roles))
+        self.trained = [
+            parameter.requires_grad_(True)
+            for key in method.edits
+            for name, parameter in model.components[key].named_parameters()
+            if f"{key}/{name}" in chosen
+        ]
+        copies = [[p.detach().clone() for p in self.trained] for _ in range(2)]  # as they were, and the best state
+        self.tensors = [*weights(self.model, self.reference), *copies]
+        self.optimizer = torch.optim.Adam(self.trained, **method.optimizer)
+        sizes = method.data
+        shape = (sizes.batch, *model.latent_shape)
+        self.prepared = torch.ones(sizes.table) if sizes.table else None
+        said = [f"a cat in the style of van gogh {i}" for i in range(sizes.batch + sizes.pairs + sizes.retain)]
+        forget, retain = said[: sizes.batch + sizes.pairs], said[sizes.batch + sizes.pairs :]
+        self.batch = Batch(
+            0, torch.randn(shape), torch.randn(shape), torch.full((sizes.batch,), 500), forget, forget, retain,
+            list(range(sizes.batch)) if sizes.table else (),
+        )  # fmt: skip
+
+    def step(self) -> None:
+        """One step."""
+        self.method.guarded_loss(Step(self.model, self.reference, self.batch, self.prepared))["loss"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Rendering:
+    """What rendering clips is made of: one call of the denoiser with guidance, and the VAE's decoding.
+
+    Args:
+        model: what renders.
+        clips: at a time.
+    """
+
+    def __init__(self, model: Model, clips: int = 1) -> None:
+        self.model, width = model, model.components["text_encoder"].config.hidden_size
+        self.tensors = weights(model)
+        dtype = next(model.components["denoiser"].parameters()).dtype
+        self.latents = torch.randn(2 * clips, *model.latent_shape, dtype=dtype)
+        self.embeds = torch.randn(2 * clips, model.reading.max_length, width, dtype=dtype)
+
+    def denoise(self) -> None:
+        """One step of the schedule."""
+        with torch.no_grad():
+            self.model.predict(self.latents, torch.tensor(500), Conditioning({"prompt_embeds": self.embeds}))
+
+    def decode(self) -> None:
+        """All frames of the clips."""
+        vae, latents = self.model.components["vae"], self.latents[: len(self.latents) // 2]
+        frames = latents if latents.ndim == 4 else latents.movedim(2, 1).flatten(0, 1)
+        with torch.no_grad():
+            vae.decode(frames.to(vae.dtype))

@@ -1,0 +1,114 @@
+"""How a pipeline is loaded and run: what all families take beside their own options, and how it is carried out."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from typing_extensions import TypedDict  # which pydantic asks for below Python 3.12
+
+from unreel.validation import STRICT, check_model_folder, is_local, told
+
+
+class Common(TypedDict, total=False):
+    """How a pipeline runs: arguments that all families take.
+
+    Attributes:
+        name: what scores call it; the folder, unless it is given.
+        dtype: of the weights; float32 unless it is given. In bfloat16 they would not hash as their other copies.
+        denoiser_dtype: of the denoiser's weights and of all that it computes, if another one. Nothing may edit it then.
+        autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
+            machine can; the weights, the latents and the schedule stay as they are.
+        checkpointing: whether a training keeps the inputs of blocks and layers alone, of denoiser and text encoder, and
+            computes what is inside of them once more on the way back (Chen et al. 2016, arXiv 1604.06174).
+        vae_slicing: whether the VAE decodes one frame at a time, which takes less memory.
+        group_offload: whether the weights of denoiser and VAE wait in the CPU's memory and visit the device layer by
+            layer, which is slow; recipients only, as nothing that is trained may come and go.
+        timestep_spacing: how the steps are spread over the schedule, as diffusers' schedulers call it. "trailing"
+            begins with pure noise however few they are (Lin et al. 2023, arXiv 2305.08891); None leaves the model's.
+        device: where it runs; the CPU unless it is given.
+    """
+
+    __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
+    name: str
+    dtype: Literal["float32", "float16"]
+    denoiser_dtype: Literal["float32", "float16", "bfloat16"] | None
+    autocast: bool
+    checkpointing: bool
+    vae_slicing: bool
+    group_offload: bool
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None
+    device: str
+
+
+def check_common(given: Common) -> None:
+    """ValueError for an argument that families do not take, or a value of another type than it has."""
+    try:
+        TypeAdapter(Common).validate_python(given)
+    except ValidationError as error:
+        raise ValueError(told(error)) from None
+
+
+def checkpointed(denoiser: nn.Module, text_encoder: nn.Module) -> None:
+    """Switches checkpointing on in both; all else of them stays in eval mode."""
+    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    text_encoder.activation_checkpointing_enable()  # type: ignore[operator]
+    for module in text_encoder.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # which it asks for; dropout belongs to the modules inside of it
+
+
+def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with weights of this dtype, which takes tensors of any other and gives them back in theirs."""
+
+    def cast(value: Any, to: torch.dtype) -> Any:
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(to) if floats else tuple(cast(v, to) for v in value) if isinstance(value, tuple) else value
+
+    def before(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return cast(args, dtype), {name: cast(value, dtype) for name, value in kwargs.items()}
+
+    def after(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        given = (args[0] if args else kwargs["sample"]).dtype
+        if isinstance(output, tuple):
+            return cast(output, given)
+        output.sample = cast(output.sample, given)
+        return output
+
+    if next(module.parameters()).dtype != dtype:
+        module.to(dtype)
+    module.register_forward_pre_hook(before, with_kwargs=True)
+    module.register_forward_hook(after, with_kwargs=True)
+    return module
+
+
+def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:
+    """Arguments of a diffusers `from_pretrained`: safetensors only, and no network for a path.
+
+    Args:
+        folder: a local diffusers folder ("~" is the home folder), or the id of a hub model.
+        revision: of a hub id.
+        dtype: float32 or float16.
+
+    Raises:
+        ValueError: for a path that is no pipeline's or model's folder.
+    """
+    path, local = Path(folder).expanduser(), is_local(folder)
+    check_model_folder(folder)
+    return {
+        "pretrained_model_name_or_path": str(path) if local else str(folder),
+        "revision": None if local else revision,
+        "local_files_only": local,
+        "use_safetensors": True,
+        "dtype": getattr(torch, dtype),
+    }
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16 there; without them it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
