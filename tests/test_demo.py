@@ -210,18 +210,24 @@ def test_a_page_that_closes_ends_what_is_rendered_at_its_next_step(edit, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def server(needs_gradio, runs):
+def server(needs_gradio, runs, tmp_path_factory):
     """The command as it is given, on a free port."""
     with socket.create_server((demo.HOST, 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "unreel.demo", f"runs={runs}", f"port={port}", RECIPIENTS, "threads=1"]
     command += ["t2v.zoo_animatediff.num_inference_steps=4"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    temporary = tmp_path_factory.mktemp("temporary")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+    process.temporary = temporary
     process.address = f"http://{demo.HOST}:{port}"
     first = process.stdout.readline()
     assert process.address in first, process.communicate()
     yield process
-    process.kill()
+    process.terminate()
+    process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -358,8 +364,10 @@ def test_a_signal_amid_a_rendering_ends_it_with_one_line(opened, server):
     tick(page, "zoo_animatediff")
     ask(page, "a fish at sunset")
     page.wait_for_selector("#message :text('before - ')")
+    assert list(server.temporary.glob("unreel_demo_*"))
     server.send_signal(signal.SIGTERM)
     _, said = server.communicate(timeout=60)
     assert server.returncode == 143, said
+    assert not list(server.temporary.glob("unreel_demo_*")), "clips were left"
     lines = [line for line in said.splitlines() if not line.startswith("unreel: left out: ")]
     assert len(lines) == 1 and lines[0].startswith("unreel: stopped by SIGTERM in: the page at http://127.0.0.1"), said
