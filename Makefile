@@ -7,6 +7,7 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 RUN := $(VENV)/.run
+DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 
 # Large tensors are freed and asked for again at every step. With glibc's defaults each goes back to the system, and on
@@ -17,7 +18,7 @@ export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test test-slow test-faults run report zoo zoo-report clean
+.PHONY: help setup check test test-slow test-faults run demo report zoo zoo-report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,9 +27,13 @@ help: ## list the targets
 $(RUN): pyproject.toml constraints.txt
 	$(call install,.)
 
+$(DEMO): pyproject.toml constraints.txt
+	$(call install,.[demo])
+	@touch $(RUN)
+
 $(DEV): pyproject.toml constraints.txt
 	$(call install,.[dev])
-	@touch $(RUN)
+	@touch $(RUN) $(DEMO)
 
 define install
 	@echo "setting up $(VENV) for $(1): PyTorch's CUDA build is several GB"
@@ -57,6 +62,9 @@ test-faults: $(DEV) ## signals, hostile edits, damaged files, and any value of a
 
 run: $(RUN) ## make the zoo forget van Gogh from four shots: the report is in the run's folder
 	$(PY) train.py concept=van_gogh shots=4 $(ARGS)
+
+demo: $(DEMO) ## a page to try it: any prompt, before and after side by side: make demo ARGS=port=7861
+	$(PY) -m unreel.demo $(ARGS)
 
 report: $(RUN) ## one page over many runs: make report ARGS=runs/claims
 	$(PY) report.py $(ARGS)

@@ -36,6 +36,7 @@ COUNTS = {  # setting -> least and most
     "threads": (1, 1024),
     "checkpoint_every": (1, 1_000_000),
     "least_free_mb": (0, 10**12),
+    "port": (1, 65535),
     "evaluation.prompts": (2, MOST_PROMPTS),
     "evaluation.seed": (0, 1_000_000),
     "evaluation.batch": (1, 10_000),
