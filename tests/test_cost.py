@@ -6,6 +6,7 @@ import torch
 from experiments.cost.counted import MODELS, Rendering, Training, built_model, operations, peak, shapes_only
 
 from conftest import configured
+from unreel.cli import one_line
 from unreel.door import built
 
 MOST_BYTES = 7.5e9
@@ -82,3 +83,12 @@ def test_operations_of_stable_diffusion():
         unet = found["sd15"].model.components["denoiser"]
         assert abs(sum(p.numel() for p in unet.parameters()) / 859.5e6 - 1) < 0.01
         assert 0.75e12 < ours < 0.85e12 and 0.55 < less / ours < 0.65
+
+
+def test_a_gpu_that_is_too_small_is_told_what_would_fit():
+    said = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1 GiB is free."
+    )
+    assert one_line(torch.OutOfMemoryError(said)).endswith(
+        "expected trainer=gpu_8gb, a smaller evaluation.batch, or t2v.NAME.group_offload=true"
+    )

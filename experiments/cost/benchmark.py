@@ -88,7 +88,7 @@ class Loop:
 
     def embeds(self, encoder: Any, texts: list[str]) -> torch.Tensor:
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-        return encoder(tokens.input_ids.to(DEVICE))[0]
+        return encoder(tokens.input_ids.to(self.batch.latents.device))[0]
 
     def error(self, embeds: torch.Tensor) -> torch.Tensor:
         b = self.batch

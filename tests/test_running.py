@@ -1,0 +1,173 @@
+"""How a pipeline runs: what saves memory or steps changes what it costs, and nothing else."""
+
+import json
+
+import pytest
+import torch
+
+from conftest import configured, opened
+from unreel import training
+from unreel.declarations import arguments_of
+from unreel.edits import Edit, hashes_of
+from unreel.models.animatediff import AnimateDiff
+from unreel.models.modelscope import ModelScope
+from unreel.models.pipeline_model import PipelineModel
+from unreel.models.running import Common
+from unreel.models.stable_diffusion import StableDiffusion
+from unreel.models.text2video_zero import Text2VideoZero
+from unreel.scores import read_scores
+
+
+@pytest.fixture
+def folder(small_folders):
+    return small_folders / "sd"
+
+
+def rendered(folder, **common):
+    return StableDiffusion(folder, num_inference_steps=4, **common).render(["a cat", "a drum at night"], [3, 4])
+
+
+@pytest.mark.parametrize("saving", [{"vae_slicing": True}, {"group_offload": True}, {"denoiser_dtype": "float32"}])
+def test_savings_of_memory_render_the_same(folder, saving):
+    assert torch.allclose(rendered(folder), rendered(folder, **saving), atol=1e-5)
+
+
+def test_a_denoiser_in_bfloat16_renders_nearly_the_same_and_is_another_content(folder):
+    clips, plain = rendered(folder, denoiser_dtype="bfloat16"), rendered(folder)
+    assert clips.dtype == torch.float32 and not torch.equal(clips, plain)
+    assert (clips - plain).abs().mean() < 0.05
+    model, other = StableDiffusion(folder, denoiser_dtype="bfloat16"), StableDiffusion(folder)
+    dtypes = {key: next(module.parameters()).dtype for key, module in model.components.items()}
+    assert dtypes == {"text_encoder": torch.float32, "denoiser": torch.bfloat16, "vae": torch.float32}
+    assert model.content != other.content
+
+
+def gradients(model):
+    """Of the text encoder, through the denoiser."""
+    encoder = model.components["text_encoder"].requires_grad_(True)
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    predicted = model.predict(latents, torch.tensor([400, 800]), model.encode_prompt(["a cat", "a drum at night"]))
+    predicted.square().mean().backward()
+    found = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+    encoder.requires_grad_(False).zero_grad()
+    return found
+
+
+def saved(model):
+    """Numbers that autograd keeps for the way back."""
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        gradients(model)
+    return sum(sizes)
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients(folder):
+    plain, less = StableDiffusion(folder), StableDiffusion(folder, checkpointing=True)
+    assert not any(module.training for module in less.components["denoiser"].modules())
+    ours, theirs = gradients(plain), gradients(less)
+    assert ours.keys() == theirs.keys() and len(ours) > 100
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert saved(less) < saved(plain) / 2
+
+
+@pytest.mark.parametrize("family", [StableDiffusion, AnimateDiff, ModelScope, Text2VideoZero])
+def test_all_families_take_what_is_common_and_no_more(family, folder):
+    declared = arguments_of(f"{family.__module__}.{family.__name__}")
+    assert set(Common.__annotations__) <= set(declared.types) and not declared.more
+    with pytest.raises(ValueError, match="found solver='dpm'"):
+        family(folder, solver="dpm")
+    with pytest.raises(ValueError, match="found denoiser_dtype='int8': expected 'float32', 'float16' or 'bfloat16'"):
+        family(folder, denoiser_dtype="int8")
+
+
+def test_timesteps_are_spread_as_asked_for(folder):
+    spread = {}
+    for spacing in (None, "trailing", "leading"):
+        scheduler = StableDiffusion(folder, timestep_spacing=spacing).pipeline.scheduler
+        scheduler.set_timesteps(4)
+        spread[spacing] = scheduler.timesteps.tolist()
+    assert spread["trailing"][0] == 999 and spread["leading"][0] < 999 and spread[None] == spread["leading"]
+
+
+@pytest.mark.parametrize("recipient", ["animatediff", "modelscope", "text2video_zero", "zoo_text2video_zero"])
+def test_the_fast_preset_halves_the_steps_of_every_recipient(recipient):
+    steps = {}
+    for rendering in ("full", "fast"):
+        entry = configured("train", ["concept=cat", f"t2v={recipient}", f"rendering={rendering}"]).t2v[recipient]
+        steps[rendering] = entry.num_inference_steps
+        if "t0" in entry:
+            assert 0 <= entry.t0 < entry.t1 < entry.num_inference_steps
+    assert steps["full"] // 2 <= steps["fast"] <= -(-steps["full"] // 2)
+
+
+def test_a_method_that_edits_a_denoiser_refuses_one_in_bfloat16(folder):
+    model = StableDiffusion(folder, denoiser_dtype="bfloat16", name="half")
+    with pytest.raises(ValueError, match=r"edits the denoiser of half, found in torch.bfloat16.*denoiser_dtype=null"):
+        opened(configured("train", ["concept=cat", "method=uce"])).method.check(model, ["denoiser.cross_attention.kv"])
+
+
+def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folder, tmp_path):
+    copied = tmp_path / "eight_bit"
+    (copied / "text_encoder").mkdir(parents=True)
+    (copied / "model_index.json").write_text("{}")
+    (copied / "text_encoder" / "config.json").write_text(json.dumps({"quantization_config": {"load_in_8bit": True}}))
+    with pytest.raises(ValueError, match=r"its text encoder is quantised: expected one in float16 or float32"):
+        StableDiffusion(copied)
+    model = StableDiffusion(folder)
+    edit = Edit({}, hashes_of(model.components, ["text_encoder"]), "few_shot")
+    encoder = model.components["text_encoder"]
+    weight = next(module for module in encoder.modules() if isinstance(module, torch.nn.Linear))
+    weight.weight = torch.nn.Parameter(weight.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"text encoder is quantised \(.*torch.int8\).*edit the model first"):
+        edit.check(model)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """How many pipelines were in memory at once, at most."""
+    held, most = set(), [0]
+    placed, release = PipelineModel._placed, PipelineModel.release
+
+    def counting(self, pipeline):
+        held.add(id(self))
+        most[0] = max(most[0], len(held))
+        return placed(self, pipeline)
+
+    def leaving(self):
+        held.discard(id(self))
+        release(self)
+
+    monkeypatch.setattr(PipelineModel, "_placed", counting)
+    monkeypatch.setattr(PipelineModel, "release", leaving)
+    return most
+
+
+def test_one_model_at_a_time_scores_the_same_with_one_model_in_memory(loaded, tmp_path):
+    options = ["concept=cat", "method=anchored", "method.data.steps=2", "t2v=[zoo_images,zoo_unet3d]", "logger=none",
+               "evaluation.prompts=2", "t2v.zoo_unet3d.num_frames=2", "metric=accuracy", "export=[]",
+               f"cache={tmp_path / 'cache'}"]  # fmt: skip
+    found = {}
+    for alone in (False, True):
+        loaded[0] = 0
+        config = configured("train", [*options, f"one_model_at_a_time={alone}", f"output={tmp_path / str(alone)}"])
+        parts = opened(config)
+        training.train(config, parts.questions)
+        rows = read_scores(tmp_path / str(alone) / "scores.jsonl")
+        found[alone] = [(row.t2v, row.stage, row.split, row.metric, row.value, row.clips) for row in rows]
+        assert loaded[0] == (1 if alone else 3)
+    assert found[True] == found[False] and len(found[True]) >= 16
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["rendering.steps=0"], "found rendering.steps=0: expected a factor"),
+        (["rendering.steps=banana"], "found rendering.steps=banana: expected a factor"),
+        (["one_model_at_a_time=maybe"], "found one_model_at_a_time=maybe: expected true or false"),
+        (["trainer=gpu_8gb", "evaluation.at_steps=[10]"], "expected evaluation.at_steps=\\[\\], or"),
+        (["t2v.zoo_images.timestep_spacing=banana"], "timestep_spacing='banana': expected"),
+    ],
+)
+def test_settings_that_will_not_do_are_refused_at_the_door(options, says):
+    with pytest.raises(ValueError, match=says):
+        opened(configured("train", ["concept=cat", "t2v=zoo_images", *options]))
