@@ -124,7 +124,7 @@ def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folde
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """How many pipelines were in memory at once, at most."""
+    """Which models are in memory, and how many were at once, at most."""
     held, most = set(), [0]
     placed, release = PipelineModel._placed, PipelineModel.release
 
@@ -139,22 +139,23 @@ def loaded(monkeypatch):
 
     monkeypatch.setattr(PipelineModel, "_placed", counting)
     monkeypatch.setattr(PipelineModel, "release", leaving)
-    return most
+    return held, most
 
 
 def test_one_model_at_a_time_scores_the_same_with_one_model_in_memory(loaded, tmp_path):
     options = ["concept=cat", "method=anchored", "method.data.steps=2", "t2v=[zoo_images,zoo_unet3d]", "logger=none",
                "evaluation.prompts=2", "t2v.zoo_unet3d.num_frames=2", "metric=accuracy", "export=[]",
                f"cache={tmp_path / 'cache'}"]  # fmt: skip
-    found = {}
+    (held, most), found = loaded, {}
     for alone in (False, True):
-        loaded[0] = 0
+        held.clear()
+        most[0] = 0
         config = configured("train", [*options, f"one_model_at_a_time={alone}", f"output={tmp_path / str(alone)}"])
         parts = opened(config)
         training.train(config, parts.questions)
         rows = read_scores(tmp_path / str(alone) / "scores.jsonl")
         found[alone] = [(row.t2v, row.stage, row.split, row.metric, row.value, row.clips) for row in rows]
-        assert loaded[0] == (1 if alone else 3)
+        assert most[0] == (1 if alone else 3)
     assert found[True] == found[False] and len(found[True]) >= 16
 
 

@@ -32,7 +32,7 @@ from unreel.edits import Edit
 CONF = Path(__file__).parents[2] / "conf"
 ROWS: dict[str, dict[str, Any]] = {  # of a donor: how its model runs, and what the method is given
     "straightforward fp32 loop": {},
-    "unreel, no saving": {"given": ["method.data.table=null"]},
+    "unreel without a table": {"given": ["method.data.table=null"]},
     "+ table of the anchors' errors": {},
     "+ denoiser in bfloat16": {"common": {"denoiser_dtype": "bfloat16"}},
     "+ checkpointing": {"common": {"denoiser_dtype": "bfloat16", "checkpointing": True}},

@@ -1,6 +1,6 @@
 """Training batches: shots with noise and captions, a step at a time, and what the denoiser reads of the captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -116,6 +116,26 @@ class Step:
     def forget(self) -> Conditioning:
         """Of the captions that name the concept, by the model, with gradient."""
         return self._trained[0]
+
+    def through_denoiser(self, loss_of: Callable[[Conditioning], Tensor]) -> Tensor:
+        """The loss of the conditioning of the shots' captions, for a text encoder that is trained.
+
+        Its gradient with respect to the conditioning is taken at once, so that what the denoiser keeps for it is gone
+        before the text encoder keeps anything: value and gradient are those of `loss_of(forget)`, the peak of memory
+        is that of the one or of the other.
+
+        Args:
+            loss_of: a scalar of the conditioning of the b captions that belong to the latents.
+        """
+        shots = slice(len(self.batch.latents))
+        with torch.no_grad():
+            given = self.model.encode_prompt(self.batch.forget[shots])
+        leaves = {name: t.detach().requires_grad_(True) for name, t in given.items() if t.is_floating_point()}
+        loss = loss_of(Conditioning({**given, **leaves}))
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        trained = (self.forget.rows(shots)[name] for name in leaves)
+        slopes = [(own - own.detach()).mul(g).sum() for own, g in zip(trained, gradients, strict=True)]  # zero, sloped
+        return loss.detach() + torch.stack(slopes).sum()
 
     @property
     def retain(self) -> Conditioning:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from unreel.batches import Batches, Step, denoising_errors
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
-from unreel.models.model import Model
+from unreel.models.model import Conditioning, Model
 from unreel.validation import checked
 
 
@@ -67,16 +67,23 @@ class FewShot(GradientMethod):
         if self.ascent == "none":
             return {"loss": torch.zeros((), device=step.model.device)}
         noisy, target = step.model.noised(batch.latents, batch.noise, batch.timesteps)
-        shots = slice(len(batch.latents))
-        predicted = step.model.predict(noisy, batch.timesteps, step.forget.rows(shots))
-        errors = (predicted - target).square().flatten(1).mean(1)
-        if self.ascent == "unbounded":
-            return {"loss": -errors.mean(), "forget_error": errors.mean()}
+        scalars: dict[str, Tensor] = {}
+
+        def errors(conditioning: Conditioning) -> Tensor:
+            predicted = step.model.predict(noisy, batch.timesteps, conditioning)
+            return (predicted - target).square().flatten(1).mean(1)
+
         if step.prepared is not None:
-            without = step.prepared[list(batch.entries)]
-        else:
+            scalars["anchor_error"] = step.prepared[list(batch.entries)]
+        elif self.ascent == "bounded":
             with torch.no_grad():
-                anchored = step.model.predict(noisy, batch.timesteps, step.anchors.rows(shots))
-                without = (anchored - target).square().flatten(1).mean(1)
-        ascent = functional.relu(1 - errors / without)  # in units of the error without the concept
-        return {"loss": ascent.mean(), "forget_error": errors.mean(), "anchor_error": without.mean()}
+                scalars["anchor_error"] = errors(step.anchors.rows(slice(len(noisy))))
+
+        def climb(conditioning: Conditioning) -> Tensor:
+            found = scalars["forget_error"] = errors(conditioning)
+            if self.ascent == "unbounded":
+                return -found.mean()
+            return functional.relu(1 - found / scalars["anchor_error"]).mean()  # in units of the error without it
+
+        loss = step.through_denoiser(climb)
+        return {"loss": loss} | {name: value.detach().mean() for name, value in scalars.items()}
