@@ -165,7 +165,7 @@ class PipelineModel(Model):
             told["schedule"] = content_key(**{k: str(v) for k, v in self.pipeline.scheduler.config.items()})
         return content_key(
             sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__,
-            denoiser_dtype=self.denoiser_dtype, timestep_spacing=self.timestep_spacing,
+            denoiser_dtype=self.denoiser_dtype, timestep_spacing=self.timestep_spacing, vae_slicing=self.vae_slicing,
         )  # fmt: skip
 
     @staticmethod
