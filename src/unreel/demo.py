@@ -78,4 +78,11 @@ def main(config: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
-    command(main)
+    try:
+        command(main)
+    except SystemExit as ended:  # at once: threads of torch and gradio that are still busy would abort a slower end
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
