@@ -90,14 +90,14 @@ def test_timesteps_are_spread_as_asked_for(folder):
 
 
 @pytest.mark.parametrize("recipient", ["animatediff", "modelscope", "text2video_zero", "zoo_text2video_zero"])
-def test_the_fast_preset_halves_the_steps_of_every_recipient(recipient):
+def test_the_fast_preset_takes_less_than_half_the_steps_of_every_recipient(recipient):
     steps = {}
     for rendering in ("full", "fast"):
         entry = configured("train", ["concept=cat", f"t2v={recipient}", f"rendering={rendering}"]).t2v[recipient]
         steps[rendering] = entry.num_inference_steps
         if "t0" in entry:
             assert 0 <= entry.t0 < entry.t1 < entry.num_inference_steps
-    assert steps["full"] // 2 <= steps["fast"] <= -(-steps["full"] // 2)
+    assert 1 < steps["fast"] < steps["full"] / 2
 
 
 def test_a_method_that_edits_a_denoiser_refuses_one_in_bfloat16(folder):
