@@ -166,6 +166,7 @@ def test_one_model_at_a_time_scores_the_same_with_one_model_in_memory(loaded, tm
         (["rendering.steps=banana"], "found rendering.steps=banana: expected a factor"),
         (["one_model_at_a_time=maybe"], "found one_model_at_a_time=maybe: expected true or false"),
         (["trainer=gpu_8gb", "evaluation.at_steps=[10]"], "expected evaluation.at_steps=\\[\\], or"),
+        (["+t2i.group_offload=true"], "found t2i.group_offload=true: expected false"),
         (["t2v.zoo_images.timestep_spacing=banana"], "timestep_spacing='banana': expected"),
     ],
 )

@@ -56,8 +56,7 @@ def built_model(name: str, dtype: str = "float32", denoiser_dtype: str | None = 
     """
     config, parts = config_of(name), {}
     for key, part in config.parts.items():
-        of_denoiser = key in ("unet", "motion_adapter") and denoiser_dtype is not None
-        with weights_in(denoiser_dtype if of_denoiser else dtype):
+        with weights_in(denoiser_dtype if key == "unet" and denoiser_dtype is not None else dtype):
             parts[key] = hydra.utils.instantiate(part, _convert_="all")
     tokenizer = CLIPTokenizer.from_pretrained(zoo_tokenizer(), model_max_length=77)
     pipeline: DiffusionPipeline = hydra.utils.get_class(config.pipeline)(**parts, tokenizer=tokenizer, **config.others)

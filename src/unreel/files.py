@@ -44,6 +44,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         aside.rename(path)
     finally:
+        if old.exists() and not path.exists():  # it was stopped between the two renames
+            old.rename(path)
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
 
