@@ -1,6 +1,7 @@
 """Training batches: shots with noise and captions, a step at a time, and what the denoiser reads of the captions."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -94,10 +95,25 @@ class Step:
         reference: the same model with the weights that it began with.
         batch: what this step sees.
         prepared: what the method's `prepare` returned.
+        brought: the module that the method's `brings` returned, which is trained in place of weights of the model.
     """
 
-    def __init__(self, model: Model, reference: Model, batch: Batch, prepared: Any = None) -> None:
+    def __init__(
+        self, model: Model, reference: Model, batch: Batch, prepared: Any = None, brought: Any = None
+    ) -> None:
         self.model, self.reference, self.batch, self.prepared = model, reference, batch, prepared
+        self.brought, self._held = brought, ExitStack()
+
+    def hold(self, context: AbstractContextManager[Any]) -> None:
+        """Enters a context, such as modules in their places, that lasts until the step's gradients were taken.
+
+        A model that computes parts of its forward pass again on the way back needs them there too.
+        """
+        self._held.enter_context(context)
+
+    def close(self) -> None:
+        """Leaves what `hold` entered."""
+        self._held.close()
 
     def _with_retain(self, model: Model, texts: list[str]) -> tuple[Conditioning, Conditioning]:
         both = model.encode_prompt(texts + self.batch.retain)

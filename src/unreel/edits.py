@@ -192,13 +192,15 @@ class Edit:
                     f" {tuple(shapes[name]) if name in shapes else 'no such tensor'}; make the edit again"
                 )
         if self.is_attached:
-            kinds, found = method_named(self.method).attaches, self.settings
+            made_by = method_named(self.method)
+            kinds, found = made_by.attaches, self.settings
             names = sorted(found.keys() | kinds.keys())
             if wrong := [n for n in names if n not in found or n not in kinds or not isinstance(found[n], kinds[n])]:
                 raise ValueError(
                     f"the edit's settings are not those of the method {self.method}: found other"
                     f" {', '.join(map(repr, wrong))[:200]}; expected {', '.join(kinds) or 'none'}; make the edit again"
                 )
+            made_by.check_attached(target, self)
 
     def _components(self, target: Any) -> dict[str, nn.Module]:
         if isinstance(target, nn.Module):  # a component alone

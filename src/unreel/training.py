@@ -120,7 +120,8 @@ def carry_out(
             edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
             facts = edit.provenance["facts"]
             steps = f"{facts['steps']} of {facts['most_steps']} steps, " if facts["steps"] else ""
-            phase.said = f"{share.maker.name}: {steps}{facts['tensors']} tensors changed"
+            done = "attached" if facts.get("attached") else "changed"
+            phase.said = f"{share.maker.name}: {steps}{facts['tensors']} tensors {done}"
         if not is_first_process():  # one of several processes: the first one goes on
             return
         settings = OmegaConf.to_container(config, resolve=True)

@@ -30,7 +30,7 @@ def wanted_of(config: DictConfig, changes: Sequence[str], attaches: bool) -> lis
             f"found export={','.join(wrong)}: {config.method.name} acts while the pipeline samples, which no file of"
             " weights holds; leave it out and apply edit.safetensors"
         )
-    return wanted if changes else []
+    return [] if attaches or not changes else wanted
 
 
 def check(wanted: Sequence[str], maker: Model, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from unreel.batches import Batches, BatchSizes, Step
-from unreel.edits import Edit
+from unreel.edits import ATTACHED, Edit, hashes_of
 from unreel.methods.guard import Guard, GuardRails, State, distance
 from unreel.methods.method import Method, Task
 from unreel.models.model import Model
@@ -22,24 +22,27 @@ from unreel.signals import Stopped
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMethod(Method):
-    """An eraser that minimises a loss over some weights.
+    """An eraser that minimises a loss over some weights, of the model or of a module that it brings along.
 
     Attributes:
-        optimizer: arguments of Adam.
+        optimizer: arguments of `algorithm`.
         data: how much a step sees, and how many steps there are.
         guard: guard rails, or None.
+        algorithm: what minimises.
     """
 
     optimizer: Mapping[str, Any]
     data: BatchSizes
     guard: Guard | None = None
+    algorithm: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
 
     def __post_init__(self) -> None:
-        """ValueError for numbers that Adam does not take."""
+        """ValueError for numbers that the algorithm does not take."""
         try:
-            torch.optim.Adam([torch.zeros(1)], **self.optimizer)
-        except Exception as error:  # whatever Adam says of values that it never expected
-            raise ValueError(f"method.optimizer: {error}: expected the arguments of torch.optim.Adam") from None
+            self.algorithm([torch.zeros(1)], **self.optimizer)  # type: ignore[call-arg]
+        except Exception as error:  # whatever it says of values that it never expected
+            name = self.algorithm.__name__
+            raise ValueError(f"method.optimizer: {error}: expected the arguments of torch.optim.{name}") from None
         if any(isinstance(value, float) and not math.isfinite(value) for value in self.optimizer.values()):
             raise ValueError(f"method.optimizer: found {dict(self.optimizer)}: expected finite numbers")
 
@@ -56,6 +59,19 @@ class GradientMethod(Method):
             held = guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
             scalars["loss"] = scalars["loss"] + held
         return scalars
+
+    def brings(self, model: Model, task: Task) -> nn.Module | None:
+        """A module that is trained in place of weights of the model, such as adapters; None by default.
+
+        `step.brought` has it: the loss puts it into its place for as long as a step lasts, with `step.hold`, so that
+        `step.reference`, which shares all weights with the model then, predicts without it before. The edit holds its
+        parameters as "attached/NAME", and `settings`, for `attach`.
+        """
+        return None
+
+    def settings(self, task: Task) -> Mapping[str, Any]:
+        """What an edit says beside the tensors of what the method brings along; JSON."""
+        return {}
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Any:
         """What all steps use, made once before the first one, such as trajectories; `step.prepared` has it.
@@ -88,6 +104,7 @@ class GradientMethod(Method):
             edit = module.edit()
             return replace(edit, provenance={"facts": module.facts(edit)})
         finally:
+            module.close_step()
             module.restore(module.before)
             for parameter in module.trained.values():
                 parameter.requires_grad_(False)
@@ -109,7 +126,7 @@ class LookAtDonor(pl.Callback):
 
 
 class ErasureModule(pl.LightningModule):
-    """Trains the chosen parameters of a model; all else is frozen.
+    """Trains the chosen parameters of a model, or a module that the method brings along; all else is frozen.
 
     Args:
         method: gives the loss.
@@ -120,18 +137,23 @@ class ErasureModule(pl.LightningModule):
     def __init__(self, method: GradientMethod, model: Model, task: Task) -> None:
         super().__init__()
         self.method, self.model, self.task = method, model, task
-        names = model.select(task.roles)
+        self.brought = method.brings(model, task)
+        names = model.select(task.roles) if self.brought is None else []
         touched = sorted({split_name(name)[0] for name in names})
         self.reference = model.reference(touched)
         self.touched = nn.ModuleDict({key: model.components[key] for key in touched})
         every = {f"{k}/{n}": p for k, module in self.touched.items() for n, p in module.named_parameters()}
-        self.trained = {name: every[name].requires_grad_(True) for name in names}
+        if self.brought is not None:
+            own = self.brought.to(model.device).named_parameters()
+            every = {f"{ATTACHED}{name}": p for name, p in own}
+        self.trained = {name: every[name].requires_grad_(True) for name in names or every}
         self.before = self.state()
         shots = task.shots if "shots" in method.needs else None
         self.batches = Batches(model, task.captions, shots, method.data, task.seed)
         self.rails = GuardRails(method.guard, model, self.reference, self.batches) if method.guard else None
         self.prepared = method.prepare(self.reference, task, self.batches)
         self.good, self.stopped = self.before, ""  # the last good state, and why it ended early
+        self.step: Step | None = None  # whose gradients are not taken yet
 
     def state(self) -> State:
         """A copy of the trained weights."""
@@ -144,17 +166,28 @@ class ErasureModule(pl.LightningModule):
             self.trained[name].copy_(value)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.trained.values(), **self.method.optimizer)
+        return self.method.algorithm(self.trained.values(), **self.method.optimizer)  # type: ignore[call-arg]
+
+    def close_step(self) -> None:
+        """Takes out what the loss of the last step put into its place."""
+        if self.step is not None:
+            self.step.close()
+            self.step = None
+
+    def on_after_backward(self) -> None:
+        self.close_step()
 
     def training_step(self, _batch: Any, _index: int) -> Tensor | None:
         batch = self.batches.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
-        scalars = self.method.guarded_loss(Step(self.model, self.reference, batch, self.prepared))
+        self.step = Step(self.model, self.reference, batch, self.prepared, self.brought)
+        scalars = self.method.guarded_loss(self.step)
         loss = scalars.pop("loss")
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         if not torch.isfinite(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")):  # on any process
             self.stopped = f"the loss was {loss.item()} at step {self.global_step}; the last good state was kept"
             self.trainer.should_stop = True
+            self.close_step()
             if self.trainer.world_size == 1:
                 return None
             return torch.stack([0.0 * p.sum() for p in self.trained.values()]).sum()  # DDP skips no step
@@ -204,13 +237,18 @@ class ErasureModule(pl.LightningModule):
 
     def facts(self, edit: Edit) -> dict[str, Any]:
         """What was trained and how it ended, for the report."""
+        weights = [p for key in edit.components for p in self.model.components[key].parameters()]
         return self.method.facts(self.model, edit) | {
             "tensors": len(self.trained), "parameters": sum(p.numel() for p in self.trained.values()),
-            "of": sum(p.numel() for p in self.touched.parameters()), "components": list(self.touched),
+            "of": sum(p.numel() for p in weights), "components": list(edit.components), "attached": edit.is_attached,
             "steps": self.global_step, "most_steps": self.batches.steps, "processes": self.trainer.world_size,
             "stopped": self.stopped, "best_step": self.rails.best_step if self.rails else None,
         }  # fmt: skip
 
     def edit(self) -> Edit:
         """What the training has changed so far."""
+        if self.brought is not None:
+            tensors = {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+            base = hashes_of(self.model.components, self.method.edits)
+            return Edit(tensors, base, self.method.name, self.method.settings(self.task))
         return Edit.between(self.reference, self.model, list(self.touched), self.method.name)

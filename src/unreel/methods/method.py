@@ -83,6 +83,15 @@ class Method(ABC):
         """
         return nullcontext()
 
+    @classmethod
+    def check_attached(cls, target: Any, edit: Edit) -> None:
+        """ValueError when the tensors that an edit attaches do not fit a model. Nothing by default.
+
+        Args:
+            target: a Model, a diffusers pipeline, or a component of one alone.
+            edit: its settings have the declared types.
+        """
+
     def most_steps(self, concepts: int, shots: int) -> int | None:
         """How many training steps it may take; None for methods that train nothing."""
         return None

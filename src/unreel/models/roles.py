@@ -24,6 +24,13 @@ def _attentions(module: nn.Module, reads_text: bool) -> dict[str, nn.Module]:
     return {name: m for name, m in found.items() if bool(m.is_cross_attention) == reads_text}
 
 
+def holders(denoiser: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Name -> attention layer of a denoiser, of those that hold one of the parameters "denoiser/NAME"."""
+    wanted = [plain_name(name.removeprefix("denoiser/")) for name in names if name.startswith("denoiser/")]
+    layers = {name: module for name, module in denoiser.named_modules() if hasattr(module, "to_q")}
+    return {n: layer for n, layer in layers.items() if any(each.startswith(f"{n}.") for each in wanted)}
+
+
 def _within(prefixes: Iterable[str], module: nn.Module, tails: str = "") -> set[str]:
     starts = tuple(f"{prefix}." for prefix in prefixes)
     names = (name for name, _ in module.named_parameters())
