@@ -319,9 +319,9 @@ def test_training_lowers_what_is_to_be_unlearnt_and_moves_adapters_alone():
 
 
 def test_numbers_and_roles_that_will_not_do_are_refused():
-    with pytest.raises(ValueError, match="found method.data.retain=0"):
+    with pytest.raises(ValueError, match=r"found method\.data\.retain=0"):
         replace(make_method(), data=BatchSizes(steps=1, epochs=None, batch=1, pairs=0, retain=0))
-    with pytest.raises(ValueError, match="expected the arguments of torch.optim.AdamW"):
+    with pytest.raises(ValueError, match=r"expected the arguments of torch\.optim\.AdamW"):
         replace(make_method(), optimizer={"lr": 1e-3, "rho": 0.9})
     with pytest.raises(ValueError, match="puts adapters behind attention layers: found none"):
         make_method().check(ModelScope.tiny(), ["denoiser/conv_in"])

@@ -98,9 +98,7 @@ class Step:
         brought: the module that the method's `brings` returned, which is trained in place of weights of the model.
     """
 
-    def __init__(
-        self, model: Model, reference: Model, batch: Batch, prepared: Any = None, brought: Any = None
-    ) -> None:
+    def __init__(self, model: Model, reference: Model, batch: Batch, prepared: Any = None, brought: Any = None) -> None:
         self.model, self.reference, self.batch, self.prepared = model, reference, batch, prepared
         self.brought, self._held = brought, ExitStack()
 

@@ -101,7 +101,7 @@ def denoiser_of(target: Any) -> nn.Module:
 def width_of(layer: nn.Module) -> int:
     """D of what an attention layer of diffusers returns."""
     outward = getattr(layer, "to_out", None)
-    return int(outward[0].out_features if outward is not None else layer.to_q.in_features)  # type: ignore[index,union-attr,arg-type]
+    return int(outward[0].out_features if outward is not None else layer.to_q.in_features)  # type: ignore[union-attr,arg-type]
 
 
 def check(denoiser: nn.Module, edit: Edit) -> None:

@@ -39,7 +39,7 @@ class GradientMethod(Method):
     def __post_init__(self) -> None:
         """ValueError for numbers that the algorithm does not take."""
         try:
-            self.algorithm([torch.zeros(1)], **self.optimizer)  # type: ignore[call-arg]
+            self.algorithm([torch.zeros(1)], **self.optimizer)
         except Exception as error:  # whatever it says of values that it never expected
             name = self.algorithm.__name__
             raise ValueError(f"method.optimizer: {error}: expected the arguments of torch.optim.{name}") from None
@@ -166,7 +166,7 @@ class ErasureModule(pl.LightningModule):
             self.trained[name].copy_(value)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.method.algorithm(self.trained.values(), **self.method.optimizer)  # type: ignore[call-arg]
+        return self.method.algorithm(self.trained.values(), **self.method.optimizer)
 
     def close_step(self) -> None:
         """Takes out what the loss of the last step put into its place."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from unreel.records import Concept
 
 # Words of phrases that say no concept: "the" of "the drum". At a phrase's ends they are left out.
-_FUNCTION_WORDS = frozenset("a an the one two some of in on at by as to with for and or is".split())
+_FUNCTION_WORDS = {"a", "an", "and", "as", "at", "by", "for", "in", "is", "of", "on", "one", "or", "the", "to", "with"}
 
 
 def _content(words: Sequence[str]) -> list[str]:

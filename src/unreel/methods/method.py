@@ -91,6 +91,7 @@ class Method(ABC):
             target: a Model, a diffusers pipeline, or a component of one alone.
             edit: its settings have the declared types.
         """
+        return None
 
     def most_steps(self, concepts: int, shots: int) -> int | None:
         """How many training steps it may take; None for methods that train nothing."""

@@ -12,9 +12,9 @@ two. A prompt that does not say the concept is rendered as ever. Several concept
 Reference: Ping Liu and Chi Zhang, "Motion Concept Unlearning in Video Diffusion Models", ACM Multimedia 2026, arXiv
 2609.36832.
 Departures: concepts of all kinds, and images; the paper's are motions of video transformers. The third pass is of the
-prompts that say the concept, alone; Text2Video-Zero, whose layers mix the rows of a pass, takes it whole, and has a gate
-for each frame. Rows of the batch are found by their embeddings, not by the order of null and prompt. Nothing is found in
-embeddings that are given in place of a prompt.
+prompts that say the concept, alone; Text2Video-Zero, whose layers mix the rows of a pass, takes it whole, and has a
+gate for each frame. Rows of the batch are found by their embeddings, not by the order of null and prompt. Nothing is
+found in embeddings that are given in place of a prompt.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -82,7 +82,8 @@ class OwnClips:
         timesteps = torch.cat([model.sample_timesteps(1, generator) for generator in generators])
         latents = self.latents[rows]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-        return rows, kept, *(tensor.to(model.device) for tensor in (latents, noise, timesteps))
+        latents, noise, timesteps = (tensor.to(model.device) for tensor in (latents, noise, timesteps))
+        return rows, kept, latents, noise, timesteps
 
 
 @checked
@@ -182,7 +183,13 @@ class T2VUnlearning(GradientMethod):
         outside = localisation([own[: len(own) // 2] for own in added.values()], mask)
         preserve = functional.mse_loss(pre_now, pre)
         loss = unlearn + self.localisation * outside + self.preservation * preserve
-        return {"loss": loss, "unlearn": unlearn, "localisation": outside, "preservation": preserve, "mask": mask.mean()}
+        return {
+            "loss": loss,
+            "unlearn": unlearn,
+            "localisation": outside,
+            "preservation": preserve,
+            "mask": mask.mean(),
+        }
 
     @classmethod
     def check_attached(cls, target: Any, edit: Edit) -> None:

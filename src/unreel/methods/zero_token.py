@@ -1,7 +1,7 @@
 """Zeroing the concept's tokens: what the denoiser reads at the places of the concept's words is zero.
 
-    c_i <- 0 at the places i of the concept's words in the prompt's embeddings c (L, D);   or the mean of c, or the empty
-    prompt's embedding at the same place
+    c_i <- 0    at the places i of the concept's words in the prompt's embeddings c (L, D); or the mean over c, or what
+                the empty prompt has at i
 
 Reference: Ping Liu and Chi Zhang, "Motion Concept Unlearning in Video Diffusion Models", ACM Multimedia 2026, arXiv
 2609.36832, section 4.1 and table 1: their probe of how far an edit of what the cross-attention reads can go, with the
@@ -13,7 +13,6 @@ are left as they are. The negative prompt keeps its words.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -57,7 +56,7 @@ def neutral(embeds: Tensor, marks: Tensor, value: str, empty: Tensor | None = No
 
 
 def marks_in(pipeline: Any, prompts: Sequence[str], embeds: Tensor, keywords: Sequence[str]) -> Tensor:
-    """Which of the places of embeddings (B, L, D) are of the keywords, (B, L); prompts take turns of B / len(prompts)."""
+    """Which places of embeddings (B, L, D) are of the keywords, (B, L); each prompt has B / len(prompts) rows."""
     marks = marked(pipeline.tokenizer, prompts, keywords, embeds.shape[1])
     return marks.repeat_interleave(len(embeds) // len(prompts), 0)
 
