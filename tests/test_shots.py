@@ -10,8 +10,8 @@ from unreel.batches import Batches, BatchSizes
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
-from unreel.images import image_files
-from unreel.shots import Shots, read_image
+from unreel.images import shot_files
+from unreel.shots import Shots, pixels_of
 from unreel.vocabulary import TEMPLATES, Surroundings
 
 VOCABULARY = {
@@ -43,7 +43,7 @@ def test_generated_shots_are_made_once_and_are_the_same_from_the_cache(tmp_path)
     donor.render = None  # a second generation would fail
     again = make_shots(tmp_path)
     again.make(donor)
-    assert first.all_pixels().shape == (2, 3, 32, 32) and first.latents[0].shape == (2, 4, 16, 16)
+    assert first.all_pixels().shape == (2, 1, 3, 32, 32) and first.latents[0].shape == (2, 4, 16, 16)
     assert torch.equal(first.latents[0], again.latents[0]) and torch.equal(first.all_pixels(), again.all_pixels())
 
 
@@ -131,6 +131,11 @@ def test_several_processes_share_out_a_batch_without_losing_or_repeating_anythin
     assert torch.equal(torch.cat([part.latents for part in parts]), whole.latents)
 
 
+def read(path):
+    """The one frame of an image, (3, 32, 32) in [-1, 1]."""
+    return pixels_of(path, small_model(layers=1))[0]
+
+
 def picture(path, mode="RGB", size=(40, 20), **save):
     image = Image.fromarray(np.full((size[1], size[0], 3), (200, 40, 40), np.uint8)).convert(mode)
     image.save(path, **save)
@@ -141,7 +146,7 @@ def test_images_of_every_sort_become_square_rgb(tmp_path):
     picture(tmp_path / "b.png", "P")
     picture(tmp_path / "c.png", "L")
     Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "d.png")
-    pixels = [read_image(path, 32) for path in image_files(tmp_path)]
+    pixels = [read(path) for path in shot_files(tmp_path)]
     assert all(p.shape == (3, 32, 32) and p.min() >= -1 and p.max() <= 1 for p in pixels)
     assert pixels[0][0].mean() > pixels[0][1].mean() + 0.5  # red stays red
     assert torch.equal(pixels[3], torch.ones(3, 32, 32))  # transparent is white
@@ -153,7 +158,7 @@ def test_an_exif_rotated_image_is_turned_upright(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 3  # upside down
     image.save(tmp_path / "a.png", exif=exif)
-    pixels = read_image(tmp_path / "a.png", 32)
+    pixels = read(tmp_path / "a.png")
     assert pixels[:, :16].max() < -0.9 and pixels[:, 16:].min() > 0.9
 
 
@@ -163,11 +168,11 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, monkeypatch):
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
     for name in ("a.png", "b.png"):
         with pytest.raises(ValueError, match=rf"{name} cannot be read"):
-            read_image(tmp_path / name, 32)
+            read(tmp_path / name)
     picture(tmp_path / "c.png")
     monkeypatch.setattr("unreel.images._MOST_PIXELS", 100)
     with pytest.raises(ValueError, match=r"c\.png has 40 x 20 px"):
-        read_image(tmp_path / "c.png", 32)
+        read(tmp_path / "c.png")
 
 
 @pytest.mark.parametrize("shots", [-1, 1.5, True])
@@ -193,4 +198,4 @@ def test_a_folder_without_enough_images_is_refused_before_anything_is_loaded(tmp
 
 def test_sixteen_bits_of_grey_keep_their_greys(tmp_path):
     Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png", 8).mean().item() == pytest.approx(0, abs=0.01)
+    assert read(tmp_path / "grey.png").mean().item() == pytest.approx(0, abs=0.01)

@@ -1,4 +1,4 @@
-"""A user's images of a concept: found, counted and decoded, before anything is loaded."""
+"""A user's images or clips of a concept: found, counted and decoded, before anything is loaded."""
 
 from pathlib import Path
 
@@ -6,39 +6,58 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unreel.records import Concept
+from unreel.videos import DEMUXERS, read_clip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MOST_PIXELS = 64_000_000
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a user's folder, in order of their names. ValueError when there are none."""
+def shot_files(folder: Path) -> list[Path]:
+    """The images of a user's folder, or the clips, in order of their names. ValueError when there are none, or both."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: expected one with images of the concept")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, *DEMUXERS))
     if odd := [path for path in files if not path.is_file()]:
         raise ValueError(f"{odd[0]} is no file: expected an image; remove it")
     if not files:
-        raise ValueError(f"{folder} has no image: expected files that end in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"{folder} has no image: expected files that end in {', '.join(SUFFIXES)}, or clips ({', '.join(DEMUXERS)})"
+        )
+    if len({path.suffix.lower() in DEMUXERS for path in files}) > 1:
+        raise ValueError(f"{folder} has images and clips: expected one of the two; move the others elsewhere")
     return files
 
 
 def images_of(concept: Concept, shots: int) -> list[Path]:
-    """The files that are the concept's shots; none where the donor generates them.
+    """The files that are the concept's shots, images or clips; none where the donor generates them.
 
     Raises:
-        ValueError: for a folder without that many images, and for one that cannot be read, naming it.
+        ValueError: for a folder without that many of them, and for one that cannot be read, naming it.
     """
     if concept.images is None:
         return []
     if not shots:
         raise ValueError(f"found shots=0 and {concept.images}: expected as many shots as images are used")
-    files = image_files(concept.images)
+    files = shot_files(concept.images)
     if len(files) < shots:
-        raise ValueError(f"{concept.images} has {len(files)} images: expected shots={shots}; lower shots or add some")
+        found = f"{len(files)} {'clips' if files[0].suffix.lower() in DEMUXERS else 'images'}"
+        raise ValueError(f"{concept.images} has {found}: expected shots={shots}; lower shots or add some")
     for path in files[:shots]:  # they are read again at the donor's size
-        decoded(path, 8)
+        read_shot(path, 8, 2, 8)
     return files[:shots]
+
+
+def read_shot(path: Path, size_px: int, frames: int, fps: int) -> np.ndarray:
+    """A shot of the user's as a model sees it, uint8 (frames, size_px, size_px, 3).
+
+    An image stands still for all frames. Of a clip it is what `read_clip` reads, its middle frame for one frame alone.
+
+    Raises:
+        ValueError: as of `decoded` and `read_clip`.
+    """
+    if path.suffix.lower() in DEMUXERS:
+        return read_clip(path, size_px, frames, fps)
+    return np.stack([np.array(decoded(path, size_px))] * frames)
 
 
 def decoded(path: Path, size_px: int) -> Image.Image:

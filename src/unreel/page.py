@@ -160,7 +160,7 @@ def write_report(
         looks: (stage, recipient) -> clips and what the judge saw in them.
         scores: all rows of the run.
         facts: what was trained: tensors, parameters, of, steps, best_step, stopped.
-        shots: the images of the training, (3, H, W) in [0, 1] each.
+        shots: what the training saw of the concept, (F, 3, H, W) in [0, 1] each.
     """
     recipients = list(dict.fromkeys(recipient for _, recipient in looks))
     gallery = []
@@ -177,7 +177,7 @@ def write_report(
     page = environment.get_template("page.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, bounds=bounds, facts=facts,
         doubts=doubts(scores), curves=curves_of(run.folder),
-        provenance=run.provenance, shots=[data_uri(pixels[None]) for pixels in shots], recipients=recipients,
+        provenance=run.provenance, shots=[data_uri(clip) for clip in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)
     return run.folder / "report.html"

@@ -109,7 +109,8 @@ def carry_out(
     if "shots" in method.needs:
         with run.timed("shots") as phase:
             shots.make(donor)
-            phase.said = f"{len(shots.all_pixels())} images" if shots.shots else "none: noise in their place"
+            kind = "images" if donor.num_frames == 1 else "clips"
+            phase.said = f"{len(shots.all_pixels())} {kind}" if shots.shots else "none: noise in their place"
     edits: dict[str, Edit] = {}
     for share in shares:
         names = [model.name for model in share.recipients]
