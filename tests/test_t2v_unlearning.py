@@ -29,7 +29,7 @@ CROSS, PROMPTS, SEEDS = ["denoiser.cross_attention"], ["a drum on the beach", "a
 def make_method(steps=2, batch=2, lr=1e-2, **changes):
     data = BatchSizes(steps=steps, epochs=None, batch=batch, pairs=0, retain=4)
     options = dict(
-        eta=5.0, localisation=1.0, preservation=1.0, threshold=0.1, rank=4, weight=1.0, clips=3, frames=2
+        eta=5.0, localisation=1.0, preservation=1.0, threshold=0.1, layers="all", rank=4, weight=1.0, clips=3, frames=2
     ) | changes  # fmt: skip
     return T2VUnlearning(name="t2v_unlearning", optimizer={"lr": lr}, data=data, guard=None, **options)
 
@@ -174,6 +174,8 @@ def test_the_mask_is_where_a_planted_token_is_looked_for_in_each_frame(family):
             assert divmod(int(each[row].argmax()), edge) == (y * edge // 4, x * edge // 4)
         edge = mask.shape[1]
         assert mask[row, y * edge // 4, x * edge // 4] == 1 and mask[row].mean() < 0.2
+    coarse, fine = torch.rand(2, 2, 2), torch.rand(2, 4, 4)
+    assert torch.equal(mask_of([coarse, fine], 0.5, finest=True), (fine >= 0.5).float())
     columns[:, token], columns[:, 0] = False, True
     others = capture.maps(columns, prompts, shape)
     assert all(int(o[0].argmax()) != int(m[0].argmax()) for o, m in zip(others, maps, strict=True))

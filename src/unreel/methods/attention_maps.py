@@ -88,8 +88,9 @@ def ranged(maps: Tensor) -> Tensor:
     return (maps - least) / (most - least).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
-def mask_of(maps: list[Tensor], threshold: float) -> Tensor:
-    """M (B * F, h, w) of 0 and 1, of the maps (B * F, h_l, w_l) of all layers, which stay as they are."""
+def mask_of(maps: list[Tensor], threshold: float, finest: bool = False) -> Tensor:
+    """M (B * F, h, w) of 0 and 1, of the maps (B * F, h_l, w_l) of all layers or the finest ones; those stay as they are."""
     size = max((tuple(each.shape[1:]) for each in maps), key=math.prod)
+    maps = [each for each in maps if not finest or tuple(each.shape[1:]) == size]
     alike = [functional.interpolate(each[:, None], size, mode="bilinear")[:, 0] for each in maps]
     return (torch.stack(alike).mean(0) >= threshold).float()

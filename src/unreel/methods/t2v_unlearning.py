@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ class T2VUnlearning(GradientMethod):
         eta: strength of the negative guidance.
         localisation, preservation: alpha and beta.
         threshold: of the mask, from 0 to 1.
+        layers: whose maps make the mask: of "all" layers, or of those with the "finest" resolution.
         rank: r of the adapters.
         weight: w of the adapters of the finished edit; they are trained at 1.
         clips: how many are rendered of each concept.
@@ -107,6 +108,7 @@ class T2VUnlearning(GradientMethod):
     localisation: NonNegativeFloat
     preservation: NonNegativeFloat
     threshold: float
+    layers: Literal["all", "finest"]
     rank: PositiveInt
     weight: float
     clips: PositiveInt
@@ -174,7 +176,7 @@ class T2VUnlearning(GradientMethod):
                 frozen = step.reference.predict(noisy.repeat(3, *[1] * (noisy.ndim - 1)), timesteps.repeat(3), texts)
             cond, pre, null = frozen.chunk(3)
             columns = step.prepared.columns[rows].to(noisy.device)
-            mask = mask_of(capture.maps(columns, 3 * count, noisy.shape[1:]), self.threshold)
+            mask = mask_of(capture.maps(columns, 3 * count, noisy.shape[1:]), self.threshold, self.layers == "finest")
         added: dict[str, Tensor] = {}
         step.hold(step.brought.attached(denoiser, heard=added.__setitem__))
         both = noisy.repeat(2, *[1] * (noisy.ndim - 1))
