@@ -89,7 +89,7 @@ def ranged(maps: Tensor) -> Tensor:
 
 
 def mask_of(maps: list[Tensor], threshold: float, finest: bool = False) -> Tensor:
-    """M (B * F, h, w) of 0 and 1, of the maps (B * F, h_l, w_l) of all layers or the finest ones; those stay as they are."""
+    """M (B * F, h, w) of 0 and 1, of the maps (B * F, h_l, w_l) of all layers or of the finest. It writes to no map."""
     size = max((tuple(each.shape[1:]) for each in maps), key=math.prod)
     maps = [each for each in maps if not finest or tuple(each.shape[1:]) == size]
     alike = [functional.interpolate(each[:, None], size, mode="bilinear")[:, 0] for each in maps]
