@@ -29,7 +29,7 @@ CROSS, PROMPTS, SEEDS = ["denoiser.cross_attention"], ["a drum on the beach", "a
 def make_method(steps=2, batch=2, lr=1e-2, **changes):
     data = BatchSizes(steps=steps, epochs=None, batch=batch, pairs=0, retain=4)
     options = dict(
-        eta=5.0, localisation=1.0, preservation=1.0, threshold=0.1, layers="all", rank=4, weight=1.0, clips=3, frames=2
+        eta=5.0, origin="null", localisation=1.0, preservation=1.0, threshold=0.1, layers="all", rank=4, weight=1.0, clips=3, frames=2
     ) | changes  # fmt: skip
     return T2VUnlearning(name="t2v_unlearning", optimizer={"lr": lr}, data=data, guard=None, **options)
 
@@ -127,6 +127,17 @@ def test_the_loss_is_what_the_formula_says():
     whole = unlearn + 2 * scalars["localisation"] + 3 * preserve
     torch.testing.assert_close(scalars["loss"], whole, rtol=1e-4, atol=1e-5)
     assert not denoiser.get_submodule("mid_block")._forward_hooks and scalars["localisation"] >= 0
+
+
+def test_guidance_starts_from_the_empty_prompt_or_from_the_same_caption_without_the_concept():
+    model = StableDiffusion.tiny()
+    for origin, said in (("null", False), ("anchor", True)):
+        step = step_of(model, make_method(origin=origin))
+        found = step.prepared.origin["prompt_embeds"]
+        empty = model.encode_prompt([""])["prompt_embeds"]
+        assert found.shape == step.prepared.said["prompt_embeds"].shape
+        assert (found - empty).abs().amax((1, 2)).gt(1e-3).tolist() == [said] * len(found)
+        assert not torch.allclose(found, step.prepared.said["prompt_embeds"])
 
 
 def test_the_localisation_is_of_what_is_outside_of_the_mask():

@@ -19,7 +19,7 @@ the paper's, as others tell it.
 Departures: the model renders its own clips, decoded and encoded again by its VAE, as what x_t is noised from is not
 known; so nothing of the donor's is needed, and the method runs on a recipient itself. Captions come from templates, the
 paper's from a language model. c_pre is drawn from the retained captions (near things, far ones, other senses, nothing);
-the paper has one prompt, or another identity. The threshold of M is Receler's. All masks of a batch come from one pass,
+the paper has one prompt, or another identity. `origin=anchor`, in place of null, is ours. The threshold of M is Receler's. All masks of a batch come from one pass,
 with the frozen model's predictions. An average over layers is a new tensor: the released code writes it over the first
 layer's mask. A step sees the first `frames` frames of a clip, as the paper trains on 17 of 49.
 """
@@ -58,14 +58,14 @@ class OwnClips:
     Attributes:
         latents: (N, *latent_shape), on the CPU.
         said: conditioning of the captions.
-        null: that of the empty prompt, once.
+        origin: what guidance starts from, of each: the empty prompt, or the caption with the anchor in its place.
         columns: which tokens of the captions say the concept, (N, L) booleans.
         seed: of what is drawn.
     """
 
     latents: Tensor
     said: Conditioning
-    null: Conditioning
+    origin: Conditioning
     columns: Tensor
     seed: int
 
@@ -92,6 +92,8 @@ class T2VUnlearning(GradientMethod):
 
     Attributes:
         eta: strength of the negative guidance.
+        origin: what it starts from: "null" is the empty prompt, so that it leads away from all that the caption says;
+            "anchor" is the same caption with the concept's anchor in its place, so that it leads away from the concept.
         localisation, preservation: alpha and beta.
         threshold: of the mask, from 0 to 1.
         layers: whose maps make the mask: of "all" layers, or of those with the "finest" resolution.
@@ -105,6 +107,7 @@ class T2VUnlearning(GradientMethod):
     """
 
     eta: float
+    origin: Literal["null", "anchor"]
     localisation: NonNegativeFloat
     preservation: NonNegativeFloat
     threshold: float
@@ -141,10 +144,12 @@ class T2VUnlearning(GradientMethod):
         return {"rank": self.rank, "weight": self.weight}
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> OwnClips:
-        said, latents, columns = [], [], []
+        said, origin, latents, columns = [], [], [], []
         for which, captions in enumerate(task.captions):
             rng = np.random.default_rng([task.seed, 10, which])
-            own = [captions.pair(rng)[0] for _ in range(self.clips)]
+            pairs = [captions.pair(rng) for _ in range(self.clips)]
+            own = [named for named, _ in pairs]
+            origin += [anchored if self.origin == "anchor" else "" for _, anchored in pairs]
             marks = marked(
                 reference.pipeline.tokenizer, own, keywords_of(captions.concept), reference.reading.max_length
             )
@@ -159,8 +164,8 @@ class T2VUnlearning(GradientMethod):
             clips = reference.render(said[i : i + AT_ONCE], seeds[i : i + AT_ONCE])
             latents.append(reference.encode_pixels(2 * clips - 1, torch.Generator().manual_seed(seeds[i])).cpu())
         with torch.no_grad():
-            read, null = reference.encode_prompt(said), reference.encode_prompt([""])
-        return OwnClips(torch.cat(latents), read, null, torch.cat(columns), task.seed)
+            read, away = reference.encode_prompt(said), reference.encode_prompt(origin)
+        return OwnClips(torch.cat(latents), read, away, torch.cat(columns), task.seed)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         rows, kept, latents, noise, timesteps = step.prepared.draw(step.batch, step.model)
@@ -170,9 +175,9 @@ class T2VUnlearning(GradientMethod):
         count, denoiser = len(rows), step.model.components["denoiser"]
         with torch.no_grad():
             preserved = step.reference.encode_prompt(kept)
-            texts = joined(step.prepared.said.rows(rows), preserved, step.prepared.null.rows([0] * count))
+            texts = joined(step.prepared.said.rows(rows), preserved, step.prepared.origin.rows(rows))
             capture = Capture(denoiser)
-            with capture.listening():  # c, c_pre and null in one pass
+            with capture.listening():  # c, c_pre and null (or the anchor) in one pass
                 frozen = step.reference.predict(noisy.repeat(3, *[1] * (noisy.ndim - 1)), timesteps.repeat(3), texts)
             cond, pre, null = frozen.chunk(3)
             columns = step.prepared.columns[rows].to(noisy.device)
