@@ -29,7 +29,8 @@ CROSS, PROMPTS, SEEDS = ["denoiser.cross_attention"], ["a drum on the beach", "a
 def make_method(steps=2, batch=2, lr=1e-2, **changes):
     data = BatchSizes(steps=steps, epochs=None, batch=batch, pairs=0, retain=4)
     options = dict(
-        eta=5.0, origin="null", localisation=1.0, preservation=1.0, threshold=0.1, layers="all", rank=4, weight=1.0, clips=3, frames=2
+        eta=5.0, origin="null", localisation=1.0, preservation=1.0, threshold=0.1, layers="all", rank=4, weight=1.0,
+        clips=3, frames=2,
     ) | changes  # fmt: skip
     return T2VUnlearning(name="t2v_unlearning", optimizer={"lr": lr}, data=data, guard=None, **options)
 

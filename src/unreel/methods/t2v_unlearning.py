@@ -19,9 +19,10 @@ the paper's, as others tell it.
 Departures: the model renders its own clips, decoded and encoded again by its VAE, as what x_t is noised from is not
 known; so nothing of the donor's is needed, and the method runs on a recipient itself. Captions come from templates, the
 paper's from a language model. c_pre is drawn from the retained captions (near things, far ones, other senses, nothing);
-the paper has one prompt, or another identity. `origin=anchor`, in place of null, is ours. The threshold of M is Receler's. All masks of a batch come from one pass,
+the paper has one prompt, or another identity. The threshold of M is Receler's. All masks of a batch come from one pass,
 with the frozen model's predictions. An average over layers is a new tensor: the released code writes it over the first
-layer's mask. A step sees the first `frames` frames of a clip, as the paper trains on 17 of 49.
+layer's mask. A step sees the first `frames` frames of a clip, as the paper trains on 17 of 49. `origin=anchor`, which
+has the anchor's caption in the place of null, and `layers=finest` are ours.
 """
 
 import zlib
