@@ -56,7 +56,7 @@ class Method(ABC):
         name: stem of its YAML; edits and scores carry it.
         edits: the components whose weights it changes; none for a method that only attaches itself.
         roles: the roles that it can change, where it is bound to some; empty where any weight of `edits` will do.
-        needs: what it learns from beside captions: "shots".
+        needs: what it learns from beside captions: "shots", and "clips" where they must move.
         attaches: name -> type of the settings that its edits carry for `attach`; an edit with others is refused.
     """
 
@@ -91,6 +91,11 @@ class Method(ABC):
         """ValueError when the method cannot change these weights of this model, saying what it can change."""
         if not self.edits:
             return
+        if "clips" in self.needs and model.num_frames < 2:
+            raise ValueError(
+                f"method {self.name} learns from clips, and {model.name} makes images: expected a video model as the"
+                " donor, as t2i=zoo_unet3d"
+            )
         chosen = model.select(roles)
         allowed = set(model.select(self.roles)) if self.roles else None
         for key in self.edits:
