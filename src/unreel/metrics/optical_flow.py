@@ -31,7 +31,7 @@ def magnitudes(clip: Tensor) -> Tensor:
     size = [round(side * scale) for side in clip.shape[-2:]]
     frames = functional.interpolate(clip, size=size, mode="area") if scale < 1 else clip
     first = frames[:-1]
-    beyond = functional.pad(frames[1:], [_RANGE] * 4, value=torch.inf)  # nothing comes from outside
+    beyond = functional.pad(frames[1:], [_RANGE] * 4, mode="replicate")  # outside of a frame its edge goes on
     best, moved = torch.full((1,), torch.inf), torch.zeros(1)
     for dy in range(2 * _RANGE + 1):
         for dx in range(2 * _RANGE + 1):

@@ -32,6 +32,7 @@ NOTHING = ""  # what a clip shows that is neither still nor like anything drawn
 _GRID = 8
 _SEED = 21_000_000  # of the drawn clips: no training draws with seeds from there
 _RARE = 0.01  # of drawn clips that a bound leaves out
+_RHYTHMS = 4  # in which a drawn clip shakes, besides the even one
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Bank:
     @classmethod
     @cache
     def drawn(cls, num_frames: int) -> "Bank":
-        """One clip of `num_frames` frames of each subject and motion; shaking in another rhythm too."""
+        """One clip of `num_frames` frames of each subject and motion; of those that shake, more in rhythms of their own."""
         rng = np.random.default_rng(_SEED)
         clips, motions = list[Tensor](), list[str]()
         for subject in candidates("subject"):
@@ -89,16 +90,18 @@ class Bank:
                     pass
                 if motion == STILL:
                     continue
-                clip = draw_clip(spec, _SEED + len(clips), num_frames)
-                more = [clip[rng.integers(num_frames, size=num_frames)]] if motion == "shaking" else []
-                clips += [clip, *more]
-                motions += [motion] * (1 + len(more))
+                own = [draw_clip(spec, _SEED + len(clips), num_frames)]
+                if motion == "shaking":
+                    poses = draw_clip(spec, _SEED + len(clips), 2 * num_frames - 1)  # those between the frames too
+                    own += [poses[rng.integers(len(poses), size=num_frames)] for _ in range(_RHYTHMS)]
+                clips += own
+                motions += [motion] * len(own)
         changes = Changes.of(drawn := torch.stack(clips))
-        own = changes.maps @ changes.maps.T
+        alike = changes.maps @ changes.maps.T
         places = torch.arange(num_frames)
         others = [drawn[torch.from_numpy(rng.permutation(len(drawn))[:num_frames]), places] for _ in range(100)]
         mixed = Changes.of(torch.stack(others)).maps @ changes.maps.T
-        between = own.fill_diagonal_(0).amax(1).quantile(_RARE), mixed.amax(1).quantile(1 - _RARE)
+        between = alike.fill_diagonal_(0).amax(1).quantile(_RARE), mixed.amax(1).quantile(1 - _RARE)
         return cls(
             changes.maps, motions, float(changes.amount.quantile(_RARE)), float(sum(between)) / 2,
             float(changes.restless.max()),
