@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from unreel.judges.judge import Classifier, Judged
+from unreel.judges.judge import Judged
 from unreel.metrics.motion import Motion
 from unreel.metrics.optical_flow import magnitudes
 from unreel.metrics.video_quality import Dino, VideoQuality, moves, smoothness
@@ -108,7 +108,9 @@ def measured(metric, own):
 
 def test_what_takes_a_motions_place_is_counted_and_adds_up():
     still = drawn("spinning", 1)[:, :1].expand(-1, FRAMES, -1, -1, -1)
-    clips = torch.cat([drawn("spinning", 2), still, drawn("jumping", 1), noise(1, FRAMES, 3, 64, 64), drawn("falling", 1)])
+    clips = torch.cat(
+        [drawn("spinning", 2), still, drawn("jumping", 1), noise(1, FRAMES, 3, 64, 64), drawn("falling", 1)]
+    )
     seen = {"subject": True, "motion": True, "scene": True}
     marks = [seen, *[seen | {"motion": False}] * 4, {"subject": False, "motion": False, "scene": False}]
     rows = measured(Motion(MotionReader()), judged(clips, [says()] * 6, marks))
@@ -224,7 +226,9 @@ def test_flicker_and_smoothness_are_hand_checkable():
     assert rows["forget", "motion_smoothness_linear"] == pytest.approx(1)  # each is the mean of its neighbours
     jerky = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0]).view(5, 1, 1, 1).expand(-1, 3, 8, 8)
     assert float(smoothness(jerky)) == pytest.approx(0.5) and float(smoothness(jerky[:4])) == pytest.approx(0.5)
-    assert "motion_smoothness_linear" not in {n for _, n in measured(VideoQuality(), judged(flat[None, :2], [says()], [{}]))}
+    assert "motion_smoothness_linear" not in {
+        n for _, n in measured(VideoQuality(), judged(flat[None, :2], [says()], [{}]))
+    }
 
 
 def test_dino_is_a_local_folder_of_a_vision_transformer(tmp_path):
@@ -239,7 +243,7 @@ def test_dino_is_a_local_folder_of_a_vision_transformer(tmp_path):
     rows = measured(metric, judged(drawn("spinning", 2), [says()] * 2, [{}] * 2))
     assert 0 < rows["forget", "subject_consistency"] < 1 and ("forget", "subject_consistency_stand_in") not in rows
     frozen = drawn("spinning", 1)[:, :1].expand(-1, 8, -1, -1, -1)
-    assert measured(metric, judged(frozen, [says()], [{}]))["forget", "subject_consistency"] == pytest.approx(1, abs=1e-5)
+    assert measured(metric, judged(frozen, [says()], [{}]))["forget", "subject_consistency"] == pytest.approx(
+        1, abs=1e-5
+    )
     assert metric.content != VideoQuality(stand_in=Pixels()).content
-
-

@@ -56,6 +56,8 @@ def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]], along: str = 
                 axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else "", linewidth=1.4)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(along, fontsize=9)
+        if along == "frame":
+            axis.set_ylim(-0.04, 1.04)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

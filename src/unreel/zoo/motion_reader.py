@@ -81,7 +81,7 @@ class Bank:
     @classmethod
     @cache
     def drawn(cls, num_frames: int) -> "Bank":
-        """One clip of `num_frames` frames of each subject and motion; of those that shake, more in rhythms of their own."""
+        """One clip of `num_frames` frames of each subject and motion; of shaking, more in rhythms of their own."""
         rng = np.random.default_rng(_SEED)
         clips, motions = list[Tensor](), list[str]()
         for subject in candidates("subject"):
