@@ -41,10 +41,14 @@ from unreel.validation import validated
 def donor_of(config: DictConfig, device: str) -> Model:
     """The donor of `t2i`, not loaded yet; `t2i.training` is for the configs of methods alone.
 
-    ValueError when its weights would come and go, which a gradient could not pass.
+    ValueError when its weights would come and go, or are kept rounded, which a gradient could not pass.
     """
-    if config.t2i.get("group_offload"):
-        raise ValueError("found t2i.group_offload=true: expected false, as the donor is trained; t2v.NAME may have it")
+    for key, expected in {"group_offload": "false", "denoiser_storage": "null"}.items():
+        if found := config.t2i.get(key):
+            found = str(found).lower()
+            raise ValueError(
+                f"found t2i.{key}={found}: expected {expected}, as the donor is trained; t2v.NAME may have it"
+            )
     return built({key: config.t2i[key] for key in config.t2i if key != "training"}, device=device)
 
 
