@@ -194,13 +194,25 @@ def loggers_of(config: DictConfig, run: Run, concepts: Sequence[Concept]) -> lis
     return loggers
 
 
+def renderers_of(config: DictConfig, recipients: Sequence[Model], run: Run) -> list[Renderer]:
+    """What renders with each recipient: this process, or `workers` in its place."""
+    cache, own, batch = cache_of(config), TensorCache(run.rendered), config.evaluation.batch
+    if config.workers.processes == 1:
+        return [Renderer(model, cache, own, batch) for model in recipients]
+    from unreel.workers import PooledRenderer, Workers  # with joblib, an extra
+
+    workers = Workers(config.workers.processes, config.workers.backend, device_of(config), config.threads)
+    entries: Any = [OmegaConf.to_container(entry, resolve=True) for entry in config.t2v.values()]
+    pairs = zip(recipients, entries, strict=True)
+    return [PooledRenderer(model, cache, own, batch, workers, entry) for model, entry in pairs]
+
+
 def evaluation_of(
     config: DictConfig, questions: Questions, recipients: Sequence[Model], judge: Judge, metrics: Sequence[Metric],
     run: Run, loggers: Sequence[Logger],
 ) -> Evaluation:  # fmt: skip
     """What renders, judges and scores; clips of edits are kept in the run's own folder until it is done."""
-    own, batch = TensorCache(run.rendered), config.evaluation.batch
-    renderers = [Renderer(model, cache_of(config), own, batch) for model in recipients]
+    renderers = renderers_of(config, recipients, run)
     return Evaluation(renderers, questions, judge, metrics, run, loggers, one_at_a_time=config.one_model_at_a_time)
 
 

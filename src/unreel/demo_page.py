@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from unreel import assembly
 from unreel.cli import one_line
+from unreel.libraries import prepare_libraries
 from unreel.offers import Offer, offer_of, offers_in
 from unreel.pairs import Pairs, examples_of
 from unreel.signals import Stopped
-from unreel.terminal import prepare_libraries
 
 EXAMPLES = 3  # prompts of each kind, at most
 SEED = 0  # that the page begins with

@@ -19,8 +19,8 @@ class Common(TypedDict, total=False):
         name: what scores call it; the folder, unless it is given.
         dtype: of the weights; float32 unless it is given. In bfloat16 they would not hash as their other copies.
         denoiser_dtype: of the denoiser's weights and of all that it computes, if another one. Nothing may edit it then.
-        denoiser_storage: "float8" keeps the denoiser's weights in 8 bits each (torch.float8_e4m3fn; norms stay as they are)
-            and brings each layer's to its dtype while it computes, rounded; recipients only, and nothing may edit them.
+        denoiser_storage: "float8" keeps the denoiser's weights, those of its norms aside, rounded to 8 bits each
+            (torch.float8_e4m3fn); a layer computes in the dtype that they had. Recipients only; nothing may edit it.
         autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
             machine can; the weights, the latents and the schedule stay as they are.
         checkpointing: whether a training keeps the inputs of blocks and layers alone, of denoiser and text encoder, and
