@@ -23,7 +23,9 @@ PHASES = {  # the file that appears in a phase -> what the message says of it
 
 def started(command, tmp_path, **more):
     env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env, **more)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env, **more
+    )
 
 
 def wait_for(condition, process):

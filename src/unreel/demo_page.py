@@ -244,7 +244,7 @@ def serve(config: DictConfig, host: str, folder: Path, first: Offer) -> None:
         ValueError: before the page is there, for a recipient of the command's that will not do.
     """
     prepare_libraries(config.threads)
-    pairs = Pairs(recipients_of(config), assembly.device_of(config), folder)
+    pairs = Pairs(recipients_of(config), assembly.device_of(config), folder, config.one_model_at_a_time)
     for name in config.get("t2v") or {}:
         pairs.model(name)
     shown = Page(config, pairs, compose("evaluate"), first)
