@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from hydra.core.singleton import Singleton
 from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 from joblib.parallel import LokyBackend
 
 from unreel.cache import TensorCache
@@ -73,6 +73,7 @@ class _Worker:
             return
         self.order = None
         self.applied.close()
+        process_executor._USE_PSUTIL = False  # it takes a model for a leak, and would start this worker again and again
         os.chdir(order.here)
         prepare_libraries(order.threads)
         Singleton.set_state(order.hydra)
@@ -178,11 +179,13 @@ class Workers:
             ValueError: for a worker that died.
         """
         backend: Any = "ray" if self.backend == "ray" else _Deaf()
-        more = {"ray_remote_args": _joined_ray(self.device)} if self.backend == "ray" else {}
+        more = {"ray_remote_args": _joined_ray(self.device, self.threads or 1)} if self.backend == "ray" else {}
         try:
             with _Telling(self.processes, backend=backend, batch_size=1, pre_dispatch="all", **more) as parallel:
                 yield parallel
-        except BrokenProcessPool:
+        except Exception as error:
+            if not _died(error):
+                raise
             raise ValueError(
                 f"found workers.processes={self.processes}, of which one was ended from outside (out of memory?):"
                 " expected fewer, or a smaller evaluation.batch; the same command goes on"
@@ -194,7 +197,16 @@ class Workers:
             get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
-def _joined_ray(device: str) -> dict[str, int]:
+def _died(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that a worker died: joblib's, or one of Ray's."""
+    while error is not None:
+        if isinstance(error, BrokenProcessPool) or type(error).__module__.startswith("ray."):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _joined_ray(device: str, threads: int) -> dict[str, int]:
     """What each worker needs of the Ray cluster, after this process joined or started one."""
     import ray
     from ray.util.joblib import register_ray
@@ -205,7 +217,7 @@ def _joined_ray(device: str) -> dict[str, int]:
         if not are_set():
             stop_on_signals()
     register_ray()
-    return {"num_gpus": 1} if device.startswith("cuda") else {"num_cpus": 1}
+    return {"num_cpus": threads, "num_gpus": int(device.startswith("cuda"))}
 
 
 class PooledRenderer(Renderer):
