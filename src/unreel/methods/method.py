@@ -103,7 +103,7 @@ class Method(ABC):
             if found not in (torch.float32, torch.float16):  # others would not be known again by their hashes
                 raise ValueError(
                     f"method {self.name} edits the {key} of {model.name}, found in {found}: expected float32 or"
-                    f" float16, as with denoiser_dtype=null"
+                    f" float16, as with denoiser_dtype=null and denoiser_storage=null; edit first, then quantise"
                 )
         for name in chosen:
             if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
