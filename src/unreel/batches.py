@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unreel.captions import TrainingCaptions
@@ -29,6 +29,7 @@ class BatchSizes:
             so that what the frozen model makes of them is computed once. None: every step has new ones.
         captions: what is said of a shot: "shown" is all that it shows, where the donor made it from its caption, and
             the concept's name alone of other images; "bare" is the name alone, of every shot.
+        long: the share of captions that are said at length, in 25 to 50 words; bare ones never are.
 
     Raises:
         ValueError: for numbers that will not do.
@@ -41,6 +42,7 @@ class BatchSizes:
     retain: NonNegativeInt
     table: PositiveInt | None = None
     captions: Literal["shown", "bare"] = "shown"
+    long: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -208,21 +210,21 @@ class Batches:
 
     def _draw(self, number: int, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        latents, said, retain, sources = [], [], [], []
+        latents, said, retain, sources, long = [], [], [], [], self.sizes.long
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
             turn, which = divmod(i, len(self.captions))
             captions = self.captions[which]
             if self.shots is None:
-                said.append(captions.pair(rng))
+                said.append(captions.pair(rng, long=long))
                 continue
             shot = turn % len(self.shots.latents[which])
             latents.append(self.shots.latents[which][shot])
             sources.append((which, shot))
             known = self.sizes.captions == "shown" and self.shots.say_what_they_show(captions.concept.slug)
-            said.append(captions.pair(rng, shot) if known else captions.bare_pair(rng))
-        said += [self.captions[i % len(self.captions)].pair(rng) for i in range(first, first + pairs)]
+            said.append(captions.pair(rng, shot, long) if known else captions.bare_pair(rng))
+        said += [self.captions[i % len(self.captions)].pair(rng, long=long) for i in range(first, first + pairs)]
         for captions in self.captions:
-            retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)))
+            retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)), long)
         stacked = torch.stack(latents) if latents else torch.empty(0, *self.model.latent_shape)
         noise = torch.randn(stacked.shape, generator=generator)
         timesteps = self.model.sample_timesteps(len(stacked), generator)

@@ -4,7 +4,7 @@ Every word is one that the zoo's text encoder knows, and phrases stay as they ar
 form says too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,14 +41,24 @@ def lengthen(said: Mapping[str, str] | str, rng: np.random.Generator) -> str:
         said: the parts of a prompt (subject, motion, scene, style -> phrase; "" or absent is not said), or its text.
         rng: chooses the wording.
     """
+    return lengthen_alike([said], rng)[0]
+
+
+def lengthen_alike(said: Sequence[Mapping[str, str] | str], rng: np.random.Generator) -> list[str]:
+    """Long forms of several prompts in the same wording, that which suits the first; arguments as of `lengthen`."""
+    pieces = _FORMS[rng.integers(len(_FORMS))]
+    wanted = rng.integers(LEAST_WORDS, MOST_WORDS - 14)  # no filler has more than 11 words
+    texts = [_filled(pieces, each) for each in said]
+    first = texts[0]
+    for filler in rng.permutation(_FILLERS):
+        if len(first.split()) >= wanted:
+            break
+        first, texts = f"{first} {filler}", [f"{text} {filler}" for text in texts]
+    return texts
+
+
+def _filled(pieces: Sequence[str], said: Mapping[str, str] | str) -> str:
     parts = {"subject": said} if isinstance(said, str) else said
     parts = {**NEUTRAL, **{part: phrase for part, phrase in parts.items() if phrase}}
-    pieces = _FORMS[rng.integers(len(_FORMS))]
     spoken = [piece for piece in pieces if not any(f"{{{p}}}" in piece and not parts[p] for p in parts)]
-    text = "".join(spoken).format(**parts)
-    wanted = rng.integers(LEAST_WORDS, MOST_WORDS - 14)  # no filler has more than 11 words
-    for filler in rng.permutation(_FILLERS):
-        if len(text.split()) >= wanted:
-            break
-        text += f" {filler}"
-    return text
+    return "".join(spoken).format(**parts)
