@@ -3,7 +3,7 @@
 import open_clip
 import pytest
 import torch
-from experiments.cost.counted import MODELS, Rendering, Training, built_model, operations, peak, shapes_only
+from experiments.cost.counted import MODELS, Rendering, Training, built_model, operations, peak, shapes_only, weights
 
 from conftest import configured
 from unreel.cli import one_line
@@ -28,7 +28,7 @@ def judge_bytes(small_gpu):
 
 def common_of(entry):
     """What a YAML says of how its model runs."""
-    names = ("dtype", "denoiser_dtype", "checkpointing", "vae_slicing")
+    names = ("dtype", "denoiser_dtype", "denoiser_storage", "checkpointing", "vae_slicing")
     return {name: entry[name] for name in names if name in entry}
 
 
@@ -67,6 +67,16 @@ def test_the_count_sees_what_is_saved(small_gpu):
         assert peak(unsliced.decode, unsliced.tensors) > MOST_BYTES
 
 
+def test_a_denoiser_in_8_bits_saves_half_of_its_weights(small_gpu):
+    peaks, common = [], common_of(small_gpu.t2v.animatediff)
+    with shapes_only():
+        for storage in (None, "float8"):
+            recipient = built_model("animatediff", **common | {"denoiser_storage": storage})
+            peaks.append(peak(Rendering(recipient).denoise, weights(recipient)))
+        numbers = sum(p.numel() for p in recipient.components["denoiser"].parameters())
+    assert 0.98 < (peaks[0] - peaks[1]) / numbers < 1  # of 2 bytes each; norms stay, and the layer that computes
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("[!_]*.yaml")))
 def test_models_of_real_shapes_are_built_and_predict(name):
     with shapes_only():
@@ -90,5 +100,6 @@ def test_a_gpu_that_is_too_small_is_told_what_would_fit():
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1 GiB is free."
     )
     assert one_line(torch.OutOfMemoryError(said)).endswith(
-        "expected trainer=gpu_8gb, a smaller evaluation.batch, or t2v.NAME.group_offload=true"
+        "expected trainer=gpu_8gb, a smaller evaluation.batch, t2v.NAME.denoiser_storage=float8 or"
+        " t2v.NAME.group_offload=true"
     )

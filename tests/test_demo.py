@@ -194,6 +194,20 @@ def test_a_pair_is_what_the_model_renders_and_the_weights_are_as_before(edit, pa
     assert pairs.clip("zoo_images", None, CAT, 8, heard.append).path != clips[0].path
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_model_is_in_memory_at_a_time_if_it_has_to_be(alone, edit, runs, tmp_path):
+    names = ["zoo_images", "zoo_text2video_zero"]
+    pairs = Pairs(configured("demo", [f"t2v=[{','.join(names)}]"]).t2v, "cpu", tmp_path, alone)
+
+    def loaded():
+        return [name for name in names if pairs.model(name)._pipeline is not None]
+
+    pairs.edits(runs / "train" / "cat" / "edit.safetensors", names, CAT, 0)
+    assert loaded() == (names[1:] if alone else names)
+    pairs.clip("zoo_images", edit, CAT, 7, lambda share: None)
+    assert loaded() == (names[:1] if alone else names)
+
+
 def test_a_page_that_closes_ends_what_is_rendered_at_its_next_step(edit, tmp_path):
     pairs = Pairs(configured("demo", ["t2v=[zoo_images]"]).t2v, "cpu", tmp_path)
     told = []

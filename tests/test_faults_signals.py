@@ -21,9 +21,11 @@ PHASES = {  # the file that appears in a phase -> what the message says of it
 }
 
 
-def started(command, tmp_path):
+def started(command, tmp_path, **more):
     env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env, **more
+    )
 
 
 def wait_for(condition, process):
@@ -131,6 +133,25 @@ def test_a_signal_ends_all_processes_of_a_training(small_folders, judge_folder, 
     assert "training, step" in one_line(said)
     assert not psutil.wait_procs(children, timeout=30)[1], "a process of the training was left"
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize(("number", "status"), [SIGTERM, slow(*CTRL_C)])
+def test_a_signal_ends_the_workers_that_render(small_folders, judge_folder, tmp_path, number, status):
+    """Ctrl-C at a terminal reaches all processes at once."""
+    pytest.importorskip("joblib")
+    options = [*small_run(small_folders, judge_folder, tmp_path), "t2v.animatediff.num_inference_steps=200"]
+    options += ["workers.processes=2", "evaluation.batch=1", "logger=none"]
+    process = started([sys.executable, str(ROOT / "train.py"), *options], tmp_path, start_new_session=True)
+    wait_for(lambda: list((tmp_path / "cache").glob("*/*.safetensors")), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert signal.Signals(number).name in (line := one_line(said)) and "clips before" in line
+    assert not psutil.wait_procs(children, timeout=30)[1], "a worker was left"
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["status"] == "stopped"
+    assert not list((tmp_path / "runs").rglob("*partial*"))
 
 
 def test_a_job_whose_process_was_killed_is_named_in_the_record(small_folders, judge_folder, tmp_path):

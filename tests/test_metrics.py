@@ -13,9 +13,11 @@ from unreel.judges.judge import Classifier, Judged
 from unreel.judges.open_clip import OpenClipJudge
 from unreel.metrics.accuracy import Accuracy
 from unreel.metrics.clip_score import ClipScore
+from unreel.metrics.frame_accuracy import FrameAccuracy
 from unreel.metrics.second_judge import SecondJudge
 from unreel.metrics.ssim import Ssim
 from unreel.metrics.temporal_consistency import TemporalConsistency
+from unreel.page import frame_curves
 from unreel.records import Concept, Prompt
 from unreel.rendering import Rendered
 
@@ -168,3 +170,57 @@ def test_all_phrases_of_a_concept_are_one_thing_to_the_judge(judge_folder, rende
     judge.embed_clips = lambda clips: texts[:, None].expand(-1, clips.shape[1], -1)
     marks = Judged.of(judge, rendered).marks
     assert [mark["subject"] for mark in marks] == [True, True, True]
+
+
+def test_the_worst_frame_is_where_a_concept_comes_back(rendered):
+    """Three clips of four frames: never, only in the last frame, always."""
+    prompts = [PROMPTS[0]] * 3
+    shown = [[False] * 4, [False, False, False, True], [True] * 4]
+    frame_marks = [{"subject": [True, False, True, True], "style": style} for style in shown]
+    clips = rendered.clips[:, :1].expand(-1, 4, -1, -1, -1)
+    judged = Judged(
+        replace(rendered, prompts=prompts, clips=clips), [{}] * 3, torch.zeros(3, 4, 1), torch.zeros(3, 1), frame_marks
+    )
+    rows = {key: row[0] for key, row in by_key(FrameAccuracy()(judged, None)).items()}
+    assert rows == {
+        ("forget", "first_frame_accuracy"): pytest.approx(1 / 3),
+        ("forget", "last_frame_accuracy"): pytest.approx(2 / 3),
+        ("forget", "worst_frame_accuracy"): pytest.approx(2 / 3),
+    }
+    kept = replace(judged, rendered=replace(judged.rendered, prompts=[replace(p, split="retain") for p in prompts]))
+    rows = by_key(FrameAccuracy()(kept, None))
+    # subject and style; the worst frames show none, none (the second) and one of two
+    assert rows["retain", "worst_frame_accuracy"][0] == pytest.approx((0 + 0 + 0.5) / 3)
+    assert rows["retain", "last_frame_accuracy"][0] == pytest.approx((0.5 + 1 + 1) / 3)
+    motion = [replace(p, part="motion") for p in prompts]
+    assert FrameAccuracy()(replace(judged, rendered=replace(judged.rendered, prompts=motion)), None) == []
+
+
+def test_every_frame_is_judged_alone(judge, rendered):
+    judged = Judged.of(judge, rendered)
+    assert [{part: len(m) for part, m in marks.items()} for marks in judged.frame_marks] == [
+        {"subject": 2, "style": 2}
+    ] * 3
+    alone = replace(rendered, clips=rendered.clips[:, 1:])
+    last = [{part: marks[1] for part, marks in own.items()} for own in judged.frame_marks]
+    assert Judged.of(judge, alone).marks == last
+    (forget, retain) = judged.splits("s")
+    assert [*forget.frame_marks, *retain.frame_marks] == judged.frame_marks
+
+
+def test_the_page_draws_what_each_frame_shows(judge, rendered):
+    looks = {(stage, "v"): Judged.of(judge, rendered) for stage in ("before", "step_5", "after")}
+    assert frame_curves(looks).startswith("data:image/svg+xml;base64,")
+    still = Judged.of(judge, replace(rendered, clips=rendered.clips[:, :1]))
+    assert frame_curves({("before", "v"): still, ("after", "v"): still}) == ""
+
+
+def test_prompts_in_their_long_form_are_splits_of_their_own(rendered):
+    long = [replace(p, split=f"{p.split}_long") for p in PROMPTS]
+    marks = [{"subject": True, "style": True}, {"subject": True, "style": False}, {"subject": True, "style": True}]
+    judged = Judged(replace(rendered, prompts=long), marks, torch.zeros(3, 2, 1), torch.zeros(3, 1))
+    values = [value for own in judged.splits("s") for value in Accuracy()(own, None)]
+    assert {(v.split, v.name, v.value, v.goal) for v in values} == {
+        ("forget_long", "concept_accuracy", 0.5, "down"), ("context_long", "context_accuracy", 1.0, "up"),
+        ("retain_long", "concept_accuracy", 1.0, "up"), ("retain_long", "accuracy", 1.0, "up"),
+    }  # fmt: skip

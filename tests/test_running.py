@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from conftest import configured, opened
+from test_safree import FORGET, RETAIN, make_edit, planted
 from unreel import training
+from unreel.cache import TensorCache
 from unreel.declarations import arguments_of
 from unreel.edits import Edit, hashes_of
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.modelscope import ModelScope
 from unreel.models.pipeline_model import PipelineModel
-from unreel.models.running import Common
+from unreel.models.running import Common, kept_in_8_bits
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.models.text2video_zero import Text2VideoZero
+from unreel.records import Prompt
+from unreel.rendering import Renderer
 from unreel.scores import read_scores
+from unreel.sharing import plan
 
 
 @pytest.fixture
@@ -40,6 +45,88 @@ def test_a_denoiser_in_bfloat16_renders_nearly_the_same_and_is_another_content(f
     dtypes = {key: next(module.parameters()).dtype for key, module in model.components.items()}
     assert dtypes == {"text_encoder": torch.float32, "denoiser": torch.bfloat16, "vae": torch.float32}
     assert model.content != other.content
+
+
+FAMILIES = [StableDiffusion, AnimateDiff, ModelScope, Text2VideoZero]
+FLOAT8 = {"denoiser_storage": "float8"}
+
+
+@pytest.fixture(params=FAMILIES)
+def built_in_8_bits(request, small_folders):
+    """Builds a small model of each family."""
+    folder = small_folders / ("modelscope" if request.param is ModelScope else "sd")
+    own = {"motion_adapter": small_folders / "adapter"} if request.param is AnimateDiff else {}
+    own |= {"t0": 1, "t1": 2} if request.param is Text2VideoZero else {}
+    own |= {} if request.param is StableDiffusion else {"num_frames": 3}
+    return lambda **common: request.param(folder, **own, num_inference_steps=4, name="small", **common)
+
+
+def test_a_denoiser_in_8_bits_takes_a_quarter_renders_nearly_the_same_and_is_another_content(built_in_8_bits, tmp_path):
+    models = {bits: built_in_8_bits(**common) for bits, common in {32: {}, 8: FLOAT8}.items()}
+    size = {bits: sum(p.nbytes for p in model.components["denoiser"].parameters()) for bits, model in models.items()}
+    assert size[8] < 0.3 * size[32], "norms alone stay as they were"
+    cache = TensorCache(tmp_path)
+    renderers = {bits: Renderer(model, cache, cache, 2) for bits, model in models.items()}
+    prompts = [Prompt(text, "retain", ()) for text in ("a cat", "a drum at night")]
+    clips = {bits: torch.stack(list(r.render(prompts, [3, 4], "before").clips)) for bits, r in renderers.items()}
+    assert not torch.equal(clips[8], clips[32]) and (clips[8] - clips[32]).abs().mean() < 0.05
+    assert renderers[8].key(None) != renderers[32].key(None) and models[8].content != models[32].content
+    assert renderers[8].key(None) != Renderer(built_in_8_bits(**FLOAT8, autocast=True), cache, cache, 2).key(None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"group_offload": True}, {"checkpointing": True}, {"vae_slicing": True}, {"denoiser_dtype": "float32"},
+     {"denoiser_dtype": "bfloat16"}, {"autocast": True}],
+    ids=str,
+)  # fmt: skip
+def test_a_denoiser_in_8_bits_goes_with_all_else(folder, more):
+    plain, other = rendered(folder, **FLOAT8), rendered(folder, **FLOAT8, **more)
+    rounds = more.get("denoiser_dtype") == "bfloat16" or "autocast" in more
+    assert torch.allclose(plain, other, atol=0.5 if rounds else 1e-5) and (plain - other).abs().mean() < 0.05
+    dtype = next(StableDiffusion(folder, **FLOAT8, **more).components["denoiser"].parameters()).dtype
+    assert dtype == torch.float8_e4m3fn
+
+
+def test_a_text_encoders_edit_and_a_conditioning_go_to_a_denoiser_in_8_bits(folder):
+    model, donor, prompts, seeds = (
+        StableDiffusion(folder, **FLOAT8),
+        StableDiffusion(folder),
+        ["a cat", "a drum"],
+        [3, 4],
+    )
+    edited = donor.reference(["text_encoder"])
+    with torch.no_grad():
+        edited.components["text_encoder"].final_layer_norm.weight.mul_(2)
+    edit = Edit.between(donor, edited, ["text_encoder"], "few_shot")
+    before = model.render(prompts, seeds)
+    with edit.applied(model):
+        after = model.render(prompts, seeds)
+        assert torch.allclose(model.render(model.encode_prompt(prompts), seeds), after, atol=1e-5)
+    assert not torch.equal(after, before) and torch.equal(model.render(prompts, seeds), before)
+
+
+def test_guidance_acts_on_a_denoiser_in_8_bits():
+    model = planted()
+    kept_in_8_bits(model.components["denoiser"])
+    before = model.render([FORGET, RETAIN], [3, 4])
+    with make_edit(model).applied(model):
+        after = model.render([FORGET, RETAIN], [3, 4])
+    assert not torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
+
+
+def test_what_edits_a_denoiser_is_refused_on_one_in_8_bits(tmp_path):
+    options = ["concept=cat", "method=uce", "+t2v.zoo_animatediff.denoiser_storage=float8", f"runs={tmp_path}"]
+    parts = opened(configured("train", options))
+    (recipient,) = parts.recipients
+    roles, says = ["denoiser.cross_attention.kv"], r"float8_e4m3fn.*denoiser_storage=null; edit.*first, then quantise"
+    with pytest.raises(ValueError, match=rf"zoo_animatediff: the denoiser is quantised.*{says}"):
+        plan(parts.donor, parts.recipients, parts.method, roles)
+    with pytest.raises(ValueError, match=rf"edits the denoiser of zoo_animatediff.*{says}"):
+        parts.method.check(recipient, roles)
+    edit = Edit({}, hashes_of(parts.donor.components, ["denoiser"]), "uce")
+    with pytest.raises(ValueError, match=rf"the denoiser is quantised.*{says}"):
+        edit.check(recipient)
 
 
 def gradients(model):
@@ -70,7 +157,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(folder):
     assert saved(less) < saved(plain) / 2
 
 
-@pytest.mark.parametrize("family", [StableDiffusion, AnimateDiff, ModelScope, Text2VideoZero])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_all_families_take_what_is_common_and_no_more(family, folder):
     declared = arguments_of(f"{family.__module__}.{family.__name__}")
     assert set(Common.__annotations__) <= set(declared.types) and not declared.more
@@ -167,6 +254,8 @@ def test_one_model_at_a_time_scores_the_same_with_one_model_in_memory(loaded, tm
         (["one_model_at_a_time=maybe"], "found one_model_at_a_time=maybe: expected true or false"),
         (["trainer=gpu_8gb", "evaluation.at_steps=[10]"], "expected evaluation.at_steps=\\[\\], or"),
         (["+t2i.group_offload=true"], "found t2i.group_offload=true: expected false"),
+        (["+t2i.denoiser_storage=float8"], "found t2i.denoiser_storage=float8: expected null, as the donor is trained"),
+        (["+t2v.zoo_images.denoiser_storage=int4"], "denoiser_storage='int4': expected 'float8'"),
         (["t2v.zoo_images.timestep_spacing=banana"], "timestep_spacing='banana': expected"),
     ],
 )

@@ -1,5 +1,7 @@
 """Shots: the user's images of every sort, the cache, and batches that depend on seed and step alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -199,3 +201,18 @@ def test_a_folder_without_enough_images_is_refused_before_anything_is_loaded(tmp
 def test_sixteen_bits_of_grey_keep_their_greys(tmp_path):
     Image.fromarray(np.full((8, 8), 32768, np.uint16)).save(tmp_path / "grey.png")
     assert read(tmp_path / "grey.png").mean().item() == pytest.approx(0, abs=0.01)
+
+
+def test_some_captions_are_said_at_length_and_say_the_same(tmp_path):
+    (captions,) = make_shots(tmp_path).captions
+    rng = np.random.default_rng(0)
+    pairs = [captions.pair(rng, long=0.5) for _ in range(200)]
+    long = [pair for pair in pairs if len(pair[0].split()) > 24]
+    assert 60 < len(long) < 140
+    for named, anchored in long:
+        assert "drum" not in anchored and re.sub(r"\b(a|the|one) drum\b", "something", named) == anchored
+    kept = captions.retain(np.random.default_rng(1), 100, long=1.0)
+    assert "" in kept and not any("drum" in text for text in kept)
+    assert all(len(text.split()) > 24 for text in kept if text)
+    with pytest.raises(ValueError, match="long"):
+        sizes(long=1.5)

@@ -182,7 +182,7 @@ class Rendering:
     def __init__(self, model: Model, clips: int = 1) -> None:
         self.model, width = model, model.components["text_encoder"].config.hidden_size
         self.tensors = weights(model)
-        dtype = next(model.components["denoiser"].parameters()).dtype
+        dtype = model.components["denoiser"].dtype
         self.latents = torch.randn(2 * clips, *model.latent_shape, dtype=dtype)
         self.embeds = torch.randn(2 * clips, model.reading.max_length, width, dtype=dtype)
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from counted import built_model, operations, shapes_only
 
 from unreel import assembly, door, training
+from unreel.libraries import prepare_libraries
 from unreel.methods.method import Task
 from unreel.models.model import Conditioning
-from unreel.terminal import prepare_libraries
 
 CONF = Path(__file__).parents[2] / "conf"
 ROWS = {  # what is given; the first is how the default was before the table of shots

@@ -41,10 +41,14 @@ from unreel.validation import validated
 def donor_of(config: DictConfig, device: str) -> Model:
     """The donor of `t2i`, not loaded yet; `t2i.training` is for the configs of methods alone.
 
-    ValueError when its weights would come and go, which a gradient could not pass.
+    ValueError when its weights would come and go, or are kept rounded, which a gradient could not pass.
     """
-    if config.t2i.get("group_offload"):
-        raise ValueError("found t2i.group_offload=true: expected false, as the donor is trained; t2v.NAME may have it")
+    for key, expected in {"group_offload": "false", "denoiser_storage": "null"}.items():
+        if found := config.t2i.get(key):
+            found = str(found).lower()
+            raise ValueError(
+                f"found t2i.{key}={found}: expected {expected}, as the donor is trained; t2v.NAME may have it"
+            )
     return built({key: config.t2i[key] for key in config.t2i if key != "training"}, device=device)
 
 
@@ -190,13 +194,25 @@ def loggers_of(config: DictConfig, run: Run, concepts: Sequence[Concept]) -> lis
     return loggers
 
 
+def renderers_of(config: DictConfig, recipients: Sequence[Model], run: Run) -> list[Renderer]:
+    """What renders with each recipient: this process, or `workers` in its place."""
+    cache, own, batch = cache_of(config), TensorCache(run.rendered), config.evaluation.batch
+    if config.workers.processes == 1:
+        return [Renderer(model, cache, own, batch) for model in recipients]
+    from unreel.workers import PooledRenderer, Workers  # with joblib, an extra
+
+    workers = Workers(config.workers.processes, config.workers.backend, device_of(config), config.threads)
+    entries: Any = [OmegaConf.to_container(entry, resolve=True) for entry in config.t2v.values()]
+    pairs = zip(recipients, entries, strict=True)
+    return [PooledRenderer(model, cache, own, batch, workers, entry) for model, entry in pairs]
+
+
 def evaluation_of(
     config: DictConfig, questions: Questions, recipients: Sequence[Model], judge: Judge, metrics: Sequence[Metric],
     run: Run, loggers: Sequence[Logger],
 ) -> Evaluation:  # fmt: skip
     """What renders, judges and scores; clips of edits are kept in the run's own folder until it is done."""
-    own, batch = TensorCache(run.rendered), config.evaluation.batch
-    renderers = [Renderer(model, cache_of(config), own, batch) for model in recipients]
+    renderers = renderers_of(config, recipients, run)
     return Evaluation(renderers, questions, judge, metrics, run, loggers, one_at_a_time=config.one_model_at_a_time)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unreel.captions import TrainingCaptions
@@ -30,6 +30,7 @@ class BatchSizes:
             so that what the frozen model makes of them is computed once. None: every step has new ones.
         captions: what is said of a shot: "shown" is all that it shows, where the donor made it from its caption, and
             the concept's name alone of other images; "bare" is the name alone, of every shot.
+        long: the share of captions that are said at length, in 25 to 50 words; bare ones never are.
 
     Raises:
         ValueError: for numbers that will not do.
@@ -42,6 +43,7 @@ class BatchSizes:
     retain: NonNegativeInt
     table: PositiveInt | None = None
     captions: Literal["shown", "bare"] = "shown"
+    long: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -66,6 +68,7 @@ class Batch:
         anchors: the same captions with the anchor in its place.
         retain: captions that must keep their meaning.
         entries: where in the table the b shots are; none without a table.
+        sources: (concept, shot) of each latent: where in `Shots.latents` it is.
     """
 
     number: int
@@ -76,13 +79,15 @@ class Batch:
     anchors: list[str]
     retain: list[str]
     entries: Sequence[int] = ()
+    sources: Sequence[tuple[int, int]] = ()
 
     def share(self, rank: int, processes: int) -> "Batch":
         """What process `rank` of several gets: every `processes`-th shot with its captions, and of the others."""
         count, own = len(self.latents), slice(rank, None, processes)
         forget, anchors = (said[:count][own] + said[count:][own] for said in (self.forget, self.anchors))
         latents, noise, timesteps = self.latents[own], self.noise[own], self.timesteps[own]
-        return Batch(self.number, latents, noise, timesteps, forget, anchors, self.retain[own], self.entries[own])
+        rest = self.retain[own], self.entries[own], self.sources[own]
+        return Batch(self.number, latents, noise, timesteps, forget, anchors, *rest)
 
 
 class Step:
@@ -202,7 +207,8 @@ class Batches:
         said = ([texts[i] for i in entries] for texts in (table.forget, table.anchors))
         forget, anchors = (own + more for own, more in zip(said, (rest.forget, rest.anchors), strict=True))
         latents, noise, timesteps = (t[entries] for t in (table.latents, table.noise, table.timesteps))
-        return Batch(step, latents, noise, timesteps, forget, anchors, rest.retain, entries)
+        sources = [table.sources[i] for i in entries]
+        return Batch(step, latents, noise, timesteps, forget, anchors, rest.retain, entries, sources)
 
     def _entry(self, rng: np.random.Generator, concept: int) -> int:
         """One of the concept's entries of the table, by `chances`; all alike where none has any."""
@@ -218,26 +224,28 @@ class Batches:
 
     def _draw(self, number: int, rng: np.random.Generator, count: int, pairs: int, first: int) -> Batch:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        latents, said, retain = [], [], []
+        latents, said, retain, sources, long = [], [], [], [], self.sizes.long
         for i in range(first, first + count):  # concepts take turns, and so do the shots of each
             turn, which = divmod(i, len(self.captions))
             captions = self.captions[which]
             if self.shots is None:
-                said.append(captions.pair(rng))
+                said.append(captions.pair(rng, long=long))
                 continue
             shot = turn % len(self.shots.latents[which])
             latents.append(self.shots.latents[which][shot])
+            sources.append((which, shot))
             known = self.sizes.captions == "shown" and self.shots.say_what_they_show(captions.concept.slug)
-            said.append(captions.pair(rng, shot) if known else captions.bare_pair(rng))
-        said += [self.captions[i % len(self.captions)].pair(rng) for i in range(first, first + pairs)]
+            said.append(captions.pair(rng, shot, long) if known else captions.bare_pair(rng))
+        said += [self.captions[i % len(self.captions)].pair(rng, long=long) for i in range(first, first + pairs)]
         for captions in self.captions:
-            retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)))
+            retain += captions.retain(rng, -(-self.sizes.retain // len(self.captions)), long)
         stacked = torch.stack(latents) if latents else torch.empty(0, *self.model.latent_shape)
         noise = torch.randn(stacked.shape, generator=generator)
         timesteps = self.model.sample_timesteps(len(stacked), generator)
         device = self.model.device
         forget, anchors = ([pair[k] for pair in said] for k in (0, 1))
-        return Batch(number, stacked.to(device), noise.to(device), timesteps.to(device), forget, anchors, retain)
+        seen = stacked.to(device), noise.to(device), timesteps.to(device)
+        return Batch(number, *seen, forget, anchors, retain, sources=sources)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Collection
 import numpy as np
 
 from unreel.records import Concept
+from unreel.rewriting import lengthen, lengthen_alike
 from unreel.vocabulary import NEUTRAL, SENTENCES, TEMPLATES, Surroundings, say
 
 
@@ -35,17 +36,21 @@ class TrainingCaptions:
         self.bare = self._templates()
         self.near = [*surroundings.neighbours(concept), *concept.other_senses]
 
-    def pair(self, rng: np.random.Generator, shot: int | None = None) -> tuple[str, str]:
+    def pair(self, rng: np.random.Generator, shot: int | None = None, long: float = 0.0) -> tuple[str, str]:
         """A caption that names the concept, and the same one with its anchor in its place.
 
         Args:
             rng: chooses wording and surroundings.
             shot: the shot whose surroundings it says, as `shot_prompts` did; None for any.
+            long: the probability that both are said at length, as people prompt video models.
         """
         sentence = rng.integers(len(SENTENCES))
         phrase = self.concept.phrases[rng.integers(len(self.concept.phrases))]
         context = self._context(rng, phrase) if shot is None else self.contexts[shot % len(self.contexts)]
         named, anchored = ({**context, self.concept.part: said} for said in (phrase, self.anchor))
+        if long and rng.random() < long:
+            long_named, long_anchored = lengthen_alike([named, anchored], rng)
+            return long_named, long_anchored
         return self._sentence(sentence, say(named)), self._sentence(sentence, say(anchored))
 
     def bare_pair(self, rng: np.random.Generator) -> tuple[str, str]:
@@ -72,15 +77,19 @@ class TrainingCaptions:
         ]
         return [self._sentence(rng.integers(len(SENTENCES)), say(parts)) for parts in said]
 
-    def retain(self, rng: np.random.Generator, count: int) -> list[str]:
-        """`count` captions that must keep their meaning: of near things, far ones, other senses, and of nothing."""
+    def retain(self, rng: np.random.Generator, count: int, long: float = 0.0) -> list[str]:
+        """`count` captions that must keep their meaning: of near things, far ones, other senses, and of nothing.
+
+        Of those that say something each is said at length with probability `long`.
+        """
         captions = []
         far = self.surroundings.vocabulary[self.concept.part] or [""]
         for i in range(count):
             choices = (self.near, far, self.concept.other_senses or self.near, [NEUTRAL[self.concept.part]])[i % 4]
             phrase = str(choices[rng.integers(len(choices))]) if choices else ""
-            text = say({**self._context(rng, phrase), self.concept.part: phrase})
-            captions.append(self._sentence(rng.integers(len(SENTENCES)), text) if rng.random() < 0.8 else "")
+            parts = {**self._context(rng, phrase), self.concept.part: phrase}
+            text = self._sentence(rng.integers(len(SENTENCES)), say(parts)) if rng.random() < 0.8 else ""
+            captions.append(lengthen(parts, rng) if text and long and rng.random() < long else text)
         return captions
 
     def _sentence(self, which: int | np.integer, text: str) -> str:

@@ -112,7 +112,8 @@ def _said(error: BaseException | None) -> str:
         return f"{error.filename}: {error.strerror}: expected a place that can be read and written"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         said = ". ".join(str(error).split(". ")[:3]).rstrip(".")
-        return f"{said}: expected trainer=gpu_8gb, a smaller evaluation.batch, or t2v.NAME.group_offload=true"
+        less = "t2v.NAME.denoiser_storage=float8 or t2v.NAME.group_offload=true"
+        return f"{said}: expected trainer=gpu_8gb, a smaller evaluation.batch, {less}"
     if type(error).__module__.startswith("wandb"):
         return f"W&B: {error}: expected `wandb login`, logger.offline=true or logger=none"
     if isinstance(error, ValidationError):

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from unreel import assembly
 from unreel.cli import one_line
+from unreel.libraries import prepare_libraries
 from unreel.offers import Offer, offer_of, offers_in
 from unreel.pairs import Pairs, examples_of
 from unreel.signals import Stopped
-from unreel.terminal import prepare_libraries
 
 EXAMPLES = 3  # prompts of each kind, at most
 SEED = 0  # that the page begins with
@@ -244,7 +244,7 @@ def serve(config: DictConfig, host: str, folder: Path, first: Offer) -> None:
         ValueError: before the page is there, for a recipient of the command's that will not do.
     """
     prepare_libraries(config.threads)
-    pairs = Pairs(recipients_of(config), assembly.device_of(config), folder)
+    pairs = Pairs(recipients_of(config), assembly.device_of(config), folder, config.one_model_at_a_time)
     for name in config.get("t2v") or {}:
         pairs.model(name)
     shown = Page(config, pairs, compose("evaluate"), first)

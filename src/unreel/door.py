@@ -5,6 +5,7 @@ the types that it declares, so that a new kind of thing needs no line here; what
 each other) its class checks itself, a few seconds later.
 """
 
+import importlib.util
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from unreel.concepts import KINDS, slug_of, to_concept
 from unreel.declarations import arguments_of
 from unreel.files import require_space
 from unreel.images import images_of
+from unreel.jobs import is_sweep
 from unreel.metadata import MOST_PROMPTS
 from unreel.prompts import Questions
 from unreel.records import Concept
@@ -37,12 +39,14 @@ COUNTS = {  # setting -> least and most
     "checkpoint_every": (1, 1_000_000),
     "least_free_mb": (0, 10**12),
     "port": (1, 65535),
+    "workers.processes": (1, 1024),
     "evaluation.prompts": (2, MOST_PROMPTS),
     "evaluation.seed": (0, 1_000_000),
     "evaluation.batch": (1, 10_000),
 }
 TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit", "licence")
 OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit", "licence")  # where null says something
+WORKERS = {"loky": "joblib", "ray": "ray"}  # what starts them -> the extra that installs it
 EXPORTS = ("transformers", "comfyui", "lora", "pipeline")  # what unreel.exports can write
 
 
@@ -103,6 +107,7 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
     alone = OmegaConf.select(config, "one_model_at_a_time", default=False)
     if not isinstance(alone, bool):
         raise ValueError(f"found one_model_at_a_time={alone}: expected true or false")
+    check_workers(config)
     exports_of(config)
     keeps = config.get("lora_keeps", 1)
     if isinstance(keeps, bool) or not isinstance(keeps, int | float) or not 0 < keeps <= 1:
@@ -118,6 +123,25 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
         raise ValueError(
             f"found evaluation.at_steps={steps} with one_model_at_a_time, which renders nothing while the donor is"
             " trained: expected evaluation.at_steps=[], or one_model_at_a_time=false"
+        )
+
+
+def check_workers(config: DictConfig) -> None:
+    """ValueError for workers that there are not, that are not installed, or inside of a sweep, which has its own."""
+    processes = OmegaConf.select(config, "workers.processes", default=1)
+    backend = OmegaConf.select(config, "workers.backend", default="loky")
+    if backend not in WORKERS:
+        raise ValueError(f"found workers.backend={backend}: expected {' or '.join(WORKERS)}")
+    if processes == 1:
+        return
+    for module in ("joblib", *(["ray"] if backend == "ray" else [])):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(
+                f'found workers.processes={processes}, but {module} is missing: pip install -e ".[{WORKERS[backend]}]"'
+            )
+    if is_sweep():
+        raise ValueError(
+            f"found workers.processes={processes} in a sweep: expected workers.processes=1, with launcher=NAME"
         )
 
 

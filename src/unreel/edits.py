@@ -41,7 +41,8 @@ def hashes_of(components: Mapping[str, nn.Module], names: Sequence[str]) -> dict
         for name, parameter in components[key].named_parameters():
             if parameter.dtype not in (torch.float32, torch.float16, torch.bfloat16):
                 found = f"the {key.replace('_', ' ')} is quantised ({name} is {parameter.dtype})"
-                raise ValueError(f"{found}: expected float16 or float32; edit the model first, then quantise it")
+                expected = "expected float16 or float32, as with denoiser_storage=null"
+                raise ValueError(f"{found}: {expected}; edit the model first, then quantise it")
     return {f"{key}/{name}": digest for key in names for name, digest in parameter_hashes(components[key]).items()}
 
 

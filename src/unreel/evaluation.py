@@ -6,7 +6,6 @@ It depends on no training: an edit of any method is looked at in the same way, d
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -83,10 +82,10 @@ class Evaluation:
         for renderer in self.renderers:
             edit = edits.get(renderer.model.name) if edits is not None else None
             if edits is None or edit is not None:
-                with edit.applied(renderer.model) if edit else nullcontext():
+                with renderer.edited(edit):
                     self._look_with(renderer, stage, edit, step)
                 if self.one_at_a_time:
-                    renderer.model.release()
+                    renderer.release()
 
     def _look_with(self, renderer: Renderer, stage: str, edit: Edit | None, step: int) -> None:
         with self.run.timed(f"clips {stage}") as phase:

@@ -2,11 +2,12 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,7 +17,8 @@ from unreel.clips import STRIP_FRAMES, data_uri, strip
 from unreel.figures import svg_uri
 from unreel.files import whole, write_text
 from unreel.judges.judge import Judged
-from unreel.records import Score
+from unreel.metrics.frame_accuracy import by_frame
+from unreel.records import LONG, Score
 from unreel.rendering import Rendered
 from unreel.runs import Run
 from unreel.scores import interval
@@ -27,6 +29,7 @@ SPLITS = {
     "retain": "What must stay",
     "other_sense": "The other sense, which must stay",
 }
+SPLITS |= {f"{split}{LONG}": f"{title}, asked for at length" for split, title in SPLITS.items()}
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -41,8 +44,8 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
-def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]]) -> str:
-    """Panels of curves as one SVG data URI, readable on light and on dark pages."""
+def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]], along: str = "step") -> str:
+    """Panels of curves along steps or frames as one SVG data URI, readable on light and on dark pages."""
     shown = {title: lines for title, lines in panels.items() if any(lines.values())}
     if not shown:
         return ""
@@ -52,7 +55,9 @@ def _figure(panels: dict[str, dict[str, list[tuple[int, float]]]]) -> str:
             if points:
                 axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else "", linewidth=1.4)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step", fontsize=9)
+        axis.set_xlabel(along, fontsize=9)
+        if along == "frame":
+            axis.set_ylim(-0.04, 1.04)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -82,6 +87,20 @@ def curves_of(folder: Path) -> str:
             "accuracy": accuracies,
         }
     )
+
+
+def frame_curves(looks: Mapping[tuple[str, str], Judged]) -> str:
+    """What each frame shows of what is asked for, before and after, a panel a split; "" where frames say nothing."""
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for (stage, recipient), judged in looks.items():
+        concepts = dict.fromkeys(prompt.concept for prompt in judged.rendered.prompts)
+        own = [part for concept in concepts for part in judged.splits(concept)] if stage in ("before", "after") else []
+        for split in dict.fromkeys(part.split for part in own):
+            shown = torch.cat([by_frame(part) for part in own if part.split == split])
+            if len(shown) and shown.shape[1] > 1:
+                lines = panels.setdefault(split.replace("_", " "), {})
+                lines[f"{stage}, {recipient}"] = list(enumerate(shown.mean(0).tolist(), start=1))
+    return _figure(panels, "frame")
 
 
 def score_rows(scores: list[Score]) -> list[dict[str, Any]]:
@@ -176,7 +195,7 @@ def write_report(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, bounds=bounds, facts=facts,
-        doubts=doubts(scores), curves=curves_of(run.folder),
+        doubts=doubts(scores), curves=curves_of(run.folder), frames=frame_curves(looks),
         provenance=run.provenance, shots=[data_uri(clip) for clip in shots], recipients=recipients,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)

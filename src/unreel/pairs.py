@@ -69,11 +69,12 @@ class Pairs:
         entries: name -> config of a recipient, as in conf/t2v.
         device: where they render.
         folder: where the clips are kept, so that none is rendered twice.
+        one_at_a_time: whether a model leaves memory before the next one is loaded.
     """
 
-    def __init__(self, entries: Mapping[str, Any], device: str, folder: Path) -> None:
+    def __init__(self, entries: Mapping[str, Any], device: str, folder: Path, one_at_a_time: bool = False) -> None:
         self.entries = {name: OmegaConf.to_container(entry, resolve=True) for name, entry in entries.items()}
-        self.device, self.folder = device, folder
+        self.device, self.folder, self.one_at_a_time = device, folder, one_at_a_time
         self._models: dict[str, Model] = {}
         self._alone = threading.RLock()  # held by whoever loads, edits or renders: nobody meets an edited model
         self._closed = threading.Event()
@@ -88,6 +89,14 @@ class Pairs:
                 door.check_arguments(config.t2v, "t2v")
                 (self._models[name],) = assembly.recipients_of(config, self.device)
             return self._models[name]
+
+    def _loadable(self, name: str) -> Model:
+        """The same, for whoever goes on to load it; of others that are in memory it takes the place, if it has to."""
+        model = self.model(name)
+        for other in self._models.values():
+            if self.one_at_a_time and other is not model:
+                other.release()
+        return model
 
     def is_here(self, name: str) -> bool:
         """Whether a recipient can be built from folders of this machine, without the hub."""
@@ -135,7 +144,8 @@ class Pairs:
             own = {name: path.parent / "edits" / model.name / path.name for name, model in models.items()}
             files = {name: own[name] if own[name].is_file() else path for name in names}
             loaded = {file: Edit.load(file) for file in dict.fromkeys(files.values())}
-            for name, model in models.items():
+            for name in names:
+                model = self._loadable(name)
                 try:
                     _check_length(model, prompt)
                     loaded[files[name]].check(model)
@@ -165,7 +175,7 @@ class Pairs:
         key = content_key(recipient=name, edit=edit.hash if edit else "", prompt=prompt, seed=seed)
         with self._alone:
             step(0.0)
-            model = self.model(name)
+            model = self._loadable(name)
             path = self.folder / f"{key}.{'png' if model.num_frames == 1 else 'mp4'}"
             if path.is_file():
                 return Clip(path, 0.0)

@@ -30,6 +30,18 @@ class PromptSource(ABC):
             seed: chooses among possible ones.
         """
 
+    def forms(self, prompts: Sequence[Prompt], seed: int) -> list[list[Prompt]]:
+        """Other forms in which the same prompts are asked too, in splits of their own; none unless a source has some.
+
+        Args:
+            prompts: all that are asked.
+            seed: chooses among possible forms.
+
+        Returns:
+            For each form as many prompts, in the same order: each gets the seed of the prompt that it is a form of.
+        """
+        return []
+
 
 @dataclass(frozen=True)
 class VocabularyPrompts(PromptSource):
@@ -120,7 +132,8 @@ class Questions:
             )
         first = SEEDS + 100_000 * seed
         seeds = [first + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts)]
-        return cls(concepts, surroundings, prompts, seeds)
+        others = source.forms(prompts, seed)
+        return cls(concepts, surroundings, sum(others, prompts), seeds * (1 + len(others)))
 
 
 def asking_for(concept: Concept, text: str, seed: int | None = None) -> Prompt:

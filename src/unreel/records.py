@@ -6,6 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 PARTS = ("subject", "motion", "scene", "style")  # what a prompt may say, in the order in which it says it
+LONG = "_long"  # how the splits of prompts end that were written at length
+
+
+def plain_split(split: str) -> str:
+    """The split of prompts, in whichever form they are: forget_long is forget."""
+    return split.removesuffix(LONG)
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Prompt:
 
     Attributes:
         text: what the models are given.
-        split: forget | retain | other_sense.
+        split: forget | retain | other_sense; the same with "_long" after it, where the text is its long form.
         shows: (part, phrase) pairs, parts of PARTS: what the judge is told that the text says; the rest is not judged.
         concept: slug of the concept that it belongs to.
         part: the part that names the concept, or its neighbour or other sense; "" where the text says none of them.
@@ -78,7 +84,8 @@ class Score:
         shots: how many shots the method saw, >= 0.
         seed: the seed of the run, >= 0.
         stage: before | after | step_<n>: when in the run the clips were rendered.
-        split: forget | retain | context | other_sense | attack_<name>; the zoo's report: held_out, long, senses.
+        split: forget | retain | context | other_sense | attack_<name>, the first four with "_long" after them for
+            prompts in their long form; the zoo's report: held_out, long, senses.
         metric: what `value` is ("clip_score", "subject_accuracy", "seconds_per_clip").
         value: the number, in the metric's own range and unit: accuracies in [0, 1], times in seconds. Never NaN.
         stderr: standard error of `value`, same unit, >= 0; sqrt(p (1 - p) / n) for an accuracy p.

@@ -1,8 +1,8 @@
 """Prompts x seeds -> clips on disk. Clips are kept by all that decides them, and never rendered twice."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,8 +80,17 @@ class Rendered:
         return replace(self, prompts=prompts, seconds=seconds, clips=[self.clips[i] for i in places])
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Clips that are rendered at a time: what they are kept by, and their prompts and seeds."""
+
+    keys: list[str]
+    texts: list[str]
+    seeds: list[int]
+
+
 class Renderer:
-    """Renders with one recipient.
+    """Renders with one recipient, in this process.
 
     Args:
         model: what renders.
@@ -92,6 +101,14 @@ class Renderer:
 
     def __init__(self, model: Model, cache: TensorCache, own: TensorCache, batch: int) -> None:
         self.model, self.cache, self.own, self.batch = model, cache, own, batch
+
+    def edited(self, edit: Edit | None) -> AbstractContextManager[None]:
+        """The `with` block that `render` of an edit is called inside of: it is applied there."""
+        return edit.applied(self.model) if edit else nullcontext()
+
+    def release(self) -> None:
+        """Frees the memory of whatever renders."""
+        self.model.release()
 
     def key(self, edit: Edit | None) -> str:
         """Hash of all that decides a clip but its prompt and its seed: weights as they are now, edit, code, machine.
@@ -120,25 +137,40 @@ class Renderer:
         keys = [content_key(state=state, prompt=p.text, seed=s) for p, s in zip(prompts, seeds, strict=True)]
         alone = cache.locked(keys[0]) if edit is None and keys else nullcontext()
         with alone:  # other runs that want the same clips wait for them, those that want others do not
-            seconds = self._render(cache, keys, [p.text for p in prompts], seeds, stage)
+            seconds = self._render(cache, Batch(keys, [p.text for p in prompts], list(seeds)), stage)
         return Rendered(self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps)
 
-    def _render(
-        self, cache: TensorCache, keys: list[str], texts: list[str], seeds: Sequence[int], stage: str
-    ) -> list[float]:
+    def _render(self, cache: TensorCache, wanted: Batch, stage: str) -> list[float]:
         """Renders what the cache has not; the seconds that each clip took when it was rendered."""
+        keys = wanted.keys
         kept = {key: cache.load(key) for key in dict.fromkeys(keys)}
         spent = {key: float(found["seconds"]) for key, found in kept.items() if found is not None}
         missing = [i for i, key in enumerate(keys) if key not in spent and key not in keys[:i]]
+        parts = [missing[start : start + self.batch] for start in range(0, len(missing), self.batch)]
+        batches = [
+            Batch([keys[i] for i in part], [wanted.texts[i] for i in part], [wanted.seeds[i] for i in part])
+            for part in parts
+        ]
         with Progress(transient=True, disable=not get_console().is_terminal) as progress:
             task = progress.add_task(f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing))
-            for start in range(0, len(missing), self.batch):
-                part, began = missing[start : start + self.batch], time.perf_counter()
-                clips = self.model.render([texts[i] for i in part], [seeds[i] for i in part])
-                each = (time.perf_counter() - began) / len(part)
-                for i, clip in zip(part, clips, strict=True):
-                    spent[keys[i]] = each
-                    stored = {"clip": (clip * 255).round().to(torch.uint8), "seconds": torch.tensor(each)}
-                    cache.save(keys[i], stored)
-                progress.advance(task, len(part))
+            seconds = self._rendered(cache, batches, lambda clips: progress.advance(task, clips))
+        for batch, each in zip(batches, seconds, strict=True):
+            spent |= dict.fromkeys(batch.keys, each)
         return [spent[key] for key in keys]
+
+    def _rendered(self, cache: TensorCache, batches: Sequence[Batch], told: Callable[[int], None]) -> list[float]:
+        """Renders batches into the cache; the seconds a clip of each. `told` hears how many clips more are there."""
+        seconds = []
+        for batch in batches:
+            seconds.append(self.rendered(cache, batch))
+            told(len(batch.keys))
+        return seconds
+
+    def rendered(self, cache: TensorCache, batch: Batch) -> float:
+        """Renders one batch into the cache, with the model as it is now; the seconds a clip."""
+        began = time.perf_counter()
+        clips = self.model.render(batch.texts, batch.seeds)
+        each = (time.perf_counter() - began) / len(batch.keys)
+        for key, clip in zip(batch.keys, clips, strict=True):
+            cache.save(key, {"clip": (clip * 255).round().to(torch.uint8), "seconds": torch.tensor(each)})
+        return each

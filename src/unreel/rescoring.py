@@ -7,9 +7,10 @@ from omegaconf import DictConfig
 from unreel import assembly, door
 from unreel.edits import Edit, method_named
 from unreel.exports import artifact, exporting
+from unreel.libraries import prepare_libraries
 from unreel.page import write_report
 from unreel.sharing import Share
-from unreel.terminal import announce, prepare_libraries, print_result, told_of, was_done
+from unreel.terminal import announce, print_result, told_of, was_done
 
 
 def rescore(config: DictConfig) -> Path:

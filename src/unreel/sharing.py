@@ -41,7 +41,11 @@ class Held:
         for key, theirs in _read_by(recipient, own).items():
             if theirs != (ours := self.read_by[key]):
                 return f"{recipient.name} has another text encoder than {self.donor}: {key} is {theirs}, not {ours}"
-        if said := unshared(self.base, recipient.components):
+        try:
+            said = unshared(self.base, recipient.components)
+        except ValueError as error:  # it is quantised
+            raise ValueError(f"{recipient.name}: {error}") from None
+        if said:
             return f"{recipient.name} holds other weights than {self.donor}: {said}"
         return ""
 

@@ -61,13 +61,18 @@ class Shots:
             self.pixels.append(pixels)
             self.latents.append(latents)
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of each shot and of the noise that its latents are sampled with; the same for all concepts."""
+        return [SHOT_SEEDS + 100_000 * self.seed + i for i in range(self.shots)]
+
     def _shots_of(self, model: Model, captions: TrainingCaptions) -> tuple[Tensor, Tensor]:
         slug, edge = captions.concept.slug, model.size_px
         if self.shots == 0:
             generator = torch.Generator().manual_seed(self.seed)
             return torch.empty(0, 1, 3, edge, edge), torch.randn((4, *model.latent_shape), generator=generator)
         prompts = captions.shot_prompts(self.shots, self.seed)
-        seeds = [SHOT_SEEDS + 100_000 * self.seed + i for i in range(self.shots)]
+        seeds = self.seeds
         if slug in self.files:
             by = {"vae": parameter_hashes(model.components["vae"]), "size": (edge, model.num_frames, model.fps)}
             shown = [{"file": digest, **by} for digest in self._read[slug]]

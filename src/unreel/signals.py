@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -60,6 +61,16 @@ def last(raised: BaseException) -> Stopped:
 def are_set() -> bool:
     """Whether it is `Stopped` that they raise in this process; a launcher's workers have handlers of their own."""
     return signal.getsignal(signal.SIGTERM) in _OURS
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Inside the `with` block they wait, for this thread; processes that are started there never hear them at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals() -> None:

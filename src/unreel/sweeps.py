@@ -24,7 +24,7 @@ from unreel.jobs import jobs_of, read_job, stop_jobs
 from unreel.signals import are_set, stop_on_signals
 
 _WHERE_AND_HOW = {"experiment", "launcher", "threads", "runs", "cache", "device", "logger", "least_free_mb"}
-_WHERE_AND_HOW |= {"one_model_at_a_time", "export", "lora_keeps", "licence"}
+_WHERE_AND_HOW |= {"one_model_at_a_time", "workers", "export", "lora_keeps", "licence"}
 _OF_ALL_JOBS = {"slug", "runs", "experiment"}  # they say where a sweep keeps its records
 
 

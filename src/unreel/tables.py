@@ -5,6 +5,10 @@ retain, context, other sense     accuracy after over accuracy before, means over
 near       the same, of retained prompts' near neighbours alone: the concept's part of what they say
 second ... the same by the second judge; agreement is that of both judges after, in [0, 1]
 ssim       of retained clips to those before, in [-1, 1]
+motion seen, still, another motion, broken     of clips that ask for an erased motion, read without training; together 1
+motions kept, motion amount     of retained clips: motions so read, and how much moves, after over before
+worst frame     of forget clips, those of which any frame shows the concept, in [0, 1]
+long ...   the same figures for the same prompts in their long form
 overall    harmonic mean of 1 - forget, context and retain, the latter two at most 1; as in Lu et al., "MACE", CVPR 2024
 transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
     images do not
@@ -17,14 +21,14 @@ chosen, not drawn, so that to count every run would make the intervals too narro
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from unreel.records import Score
+from unreel.records import LONG, Score
 from unreel.scores import read_scores
 from unreel.status import read_status
 
@@ -49,8 +53,16 @@ COLUMNS = {
     "second retain": Column("retain", "second_accuracy"),
     "agreement": Column("forget", "agreement", relative=False),
     "ssim": Column("retain", "ssim", relative=False),
+    "motion seen": Column("forget", "motion_seen_share", relative=False),
+    "still": Column("forget", "still_share", relative=False),
+    "another motion": Column("forget", "another_motion_share", relative=False),
+    "broken": Column("forget", "broken_share", relative=False),
+    "motions kept": Column("retain", "read_motion_accuracy"),
+    "motion amount": Column("retain", "motion_amount"),
+    "worst frame": Column("forget", "worst_frame_accuracy", relative=False),
 }
 ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
+COLUMNS |= {f"long {name}": replace(COLUMNS[name], split=f"{COLUMNS[name].split}{LONG}") for name in ALWAYS}
 KEYS = ("t2i", "method", "parameters", "shots", "steps", "setting", "concepts", "t2v")  # what settings may differ in
 
 

@@ -1,14 +1,8 @@
-"""What a run shows at the terminal: nothing of the libraries that a user can't act on, and the table at the end."""
+"""What a run shows at the terminal: what it is about to do, and the table at the end."""
 
-import logging
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import diffusers
-import torch
-import transformers
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
@@ -22,22 +16,6 @@ from unreel.page import doubts, score_rows
 from unreel.records import Concept
 from unreel.runs import Run, is_first_process
 from unreel.scores import read_scores
-
-
-def prepare_libraries(threads: int | None) -> None:
-    """So many CPU threads, None for torch's own number; and none of the libraries' bars and warnings.
-
-    Those are about things that we set on purpose.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    os.environ.setdefault("WANDB_SILENT", "true")  # what a user needs of it is told by `told_of`
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch|diffusers|transformers|wandb|pydantic")
 
 
 def announce(run: Run, concepts: Sequence[Concept]) -> None:

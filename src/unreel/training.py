@@ -15,6 +15,7 @@ from unreel.edits import Edit
 from unreel.evaluation import Evaluation
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
+from unreel.libraries import prepare_libraries
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
 from unreel.models.model import Model
@@ -23,7 +24,7 @@ from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
 from unreel.sharing import Share, plan
 from unreel.shots import Shots
-from unreel.terminal import announce, prepare_libraries, print_result, told_of, was_done
+from unreel.terminal import announce, print_result, told_of, was_done
 
 
 @dataclass(frozen=True)

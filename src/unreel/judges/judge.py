@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unreel.records import Concept, Prompt
+from unreel.records import Concept, Prompt, plain_split
 from unreel.rendering import Rendered
 
 _AT_A_TIME = 32  # clips that are read from disk together
@@ -55,6 +55,16 @@ class Classifier(ABC):
             {part: seen[part][i] == self.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
             for i, prompt in enumerate(prompts)
         ]
+
+    def frame_marks(
+        self, prompts: Sequence[Prompt], clips: Tensor, frames: Tensor | None = None
+    ) -> list[dict[str, list[bool]]]:
+        """The same of every frame looked at alone: part -> one mark a frame; arguments as in `marks`."""
+        count = clips.shape[1]
+        alone = clips.flatten(0, 1)[:, None], None if frames is None else frames.flatten(0, 1)[:, None]
+        marks = self.marks([prompt for prompt in prompts for _ in range(count)], *alone)
+        of_clips = [marks[start : start + count] for start in range(0, len(marks), count)]
+        return [{part: [mark[part] for mark in own] for part in own[0]} for own in of_clips]
 
     def check(self, prompts: Sequence[Prompt], concepts: Sequence[Concept], num_frames: Sequence[int]) -> None:
         """Everything that it will be asked, asked before anything is rendered.
@@ -108,33 +118,48 @@ class Judged:
             are left out.
         frames: normalised embeddings of the frames, (B, F, D).
         texts: normalised embeddings of the prompts, (B, D).
+        frame_marks: the same as `marks`, of every frame alone: part -> F marks; empty where nobody looked.
     """
 
     rendered: Rendered
     marks: list[dict[str, bool]]
     frames: Tensor
     texts: Tensor
+    frame_marks: Sequence[dict[str, list[bool]]] = ()
 
     @classmethod
     def of(cls, judge: Judge, rendered: Rendered) -> "Judged":
         """Every frame is embedded once; a few clips are in memory at a time."""
         prompts, embeds, marks = rendered.prompts, [], list[dict[str, bool]]()
+        frame_marks: list[dict[str, list[bool]]] = []
         for start in range(0, len(prompts), _AT_A_TIME):
             part = prompts[start : start + _AT_A_TIME]
             clips = torch.stack([rendered.clips[start + i] for i in range(len(part))])
             frames = judge.embed_clips(clips)
             marks += judge.marks(part, clips, frames)
+            frame_marks += judge.frame_marks(part, clips, frames)
             embeds.append(frames)
-        return cls(rendered, marks, torch.cat(embeds), judge.embed_texts([prompt.text for prompt in prompts]))
+        texts = judge.embed_texts([prompt.text for prompt in prompts])
+        return cls(rendered, marks, torch.cat(embeds), texts, frame_marks)
 
     @property
     def split(self) -> str:
         """The split of the first prompt."""
         return self.rendered.prompts[0].split
 
+    @property
+    def must_go(self) -> bool:
+        """Whether they are of prompts that ask for what is erased, in any form."""
+        return plain_split(self.split) == "forget"
+
     def splits(self, concept: str) -> list["Judged"]:
         """The clips of one concept, one for each split that its prompts have."""
         own = [self.rendered.places(split, concept) for split in dict.fromkeys(p.split for p in self.rendered.prompts)]
         return [
-            Judged(self.rendered.at(i), [self.marks[k] for k in i], self.frames[i], self.texts[i]) for i in own if i
-        ]
+            Judged(
+                self.rendered.at(i), [self.marks[k] for k in i], self.frames[i], self.texts[i],
+                [self.frame_marks[k] for k in i] if self.frame_marks else (),
+            )
+            for i in own
+            if i
+        ]  # fmt: skip

@@ -56,7 +56,7 @@ class Method(ABC):
         name: stem of its YAML; edits and scores carry it.
         edits: the components whose weights it changes; none for a method that only attaches itself.
         roles: the roles that it can change, where it is bound to some; empty where any weight of `edits` will do.
-        needs: what it learns from beside captions: "shots".
+        needs: what it learns from beside captions: "shots", and "clips" where they must move.
         attaches: name -> type of the settings that its edits carry for `attach`; an edit with others is refused.
     """
 
@@ -101,6 +101,11 @@ class Method(ABC):
         """ValueError when the method cannot change these weights of this model, saying what it can change."""
         if not self.edits:
             return
+        if "clips" in self.needs and model.num_frames < 2:
+            raise ValueError(
+                f"method {self.name} learns from clips, and {model.name} makes images: expected a video model as the"
+                " donor, as t2i=zoo_unet3d"
+            )
         chosen = model.select(roles)
         allowed = set(model.select(self.roles)) if self.roles else None
         for key in self.edits:
@@ -108,7 +113,7 @@ class Method(ABC):
             if found not in (torch.float32, torch.float16):  # others would not be known again by their hashes
                 raise ValueError(
                     f"method {self.name} edits the {key} of {model.name}, found in {found}: expected float32 or"
-                    f" float16, as with denoiser_dtype=null"
+                    f" float16, as with denoiser_dtype=null and denoiser_storage=null; edit first, then quantise"
                 )
         for name in chosen:
             if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):

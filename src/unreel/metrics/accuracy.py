@@ -3,6 +3,7 @@
     split forget:       concept_accuracy, the clips that still show the concept; lower is better
     split context:      context_accuracy, over what the same prompts say besides the concept
     split retain, ...:  accuracy, over all that the prompts say, and concept_accuracy of their neighbour or other sense
+    forget_long, ...:   the same of prompts in their long form, in splits of their own: context_long, retain_long
 
 Reference: the two sides of Fuchi & Takagi 2024 (arXiv 2405.07288); UnlearnCanvas (Zhang et al. 2024, arXiv 2402.11846)
 calls them unlearning accuracy and in-domain / cross-domain retain accuracy. Range [0, 1].
@@ -13,8 +14,8 @@ says several things; n is the number of clips that say any of it, as the marks o
 from collections.abc import Mapping, Sequence
 
 from unreel.judges.judge import Judged
-from unreel.metrics.metric import Metric
-from unreel.records import Prompt, Value
+from unreel.metrics.metric import Metric, share_of
+from unreel.records import Prompt, Value, plain_split
 
 
 class Accuracy(Metric):
@@ -31,15 +32,14 @@ def accuracies(split: str, prompts: Sequence[Prompt], marks: Sequence[Mapping[st
     # of each clip what names the concept, or its neighbour or other sense, and the rest
     named = [[right for part, right in marks.items() if part == prompt.part] for prompt, marks in looked]
     others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
-    if split == "forget":
-        found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
+    if plain_split(split) == "forget":
+        found = {(split, "concept_accuracy"): named, (split.replace("forget", "context"), "context_accuracy"): others}
     else:
         whole = [list(marks.values()) for _, marks in looked]
         found = {(split, "concept_accuracy"): named, (split, "accuracy"): whole}
     values = []
     for (split, name), clips in found.items():
         if marked := [marks for marks in clips if marks]:
-            p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
-            goal = "down" if split == "forget" else "up"
-            values.append(Value(split, name, p, (p * (1 - p) / n) ** 0.5, n, "share", goal))
+            goal = "down" if plain_split(split) == "forget" else "up"
+            values.append(Value(split, name, *share_of(marked), "share", goal))
     return values

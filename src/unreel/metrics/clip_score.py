@@ -23,4 +23,4 @@ class ClipScore(Metric):
         texts = after.texts.repeat_interleave(frames, 0)
         cosine = cosine_similarity(after.frames.flatten(0, 1), texts, reduction="none").view(clips, frames)
         found = mean_of(100 * cosine.clamp(min=0).mean(1))
-        return [Value(after.split, "clip_score", *found, "points", "down" if after.split == "forget" else "up")]
+        return [Value(after.split, "clip_score", *found, "points", "down" if after.must_go else "up")]

@@ -30,3 +30,9 @@ def mean_of(values: Tensor) -> tuple[float, float | None, int]:
     """Mean, standard error and count of values (B,)."""
     n = len(values)
     return float(values.mean()), float(values.std() / n**0.5) if n > 1 else None, n
+
+
+def share_of(clips: Sequence[Sequence[float]]) -> tuple[float, float, int]:
+    """The mean over all marks in [0, 1], one or more a clip, its standard error as that of a share of clips, and n."""
+    p, n = sum(map(sum, clips)) / sum(map(len, clips)), len(clips)
+    return p, (p * (1 - p) / n) ** 0.5, n

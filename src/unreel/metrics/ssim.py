@@ -23,5 +23,5 @@ class Ssim(Metric):
             return []
         both = zip(after.rendered.clips, before.rendered.clips, strict=True)
         found = [torch.as_tensor(structural_similarity_index_measure(clip, old, data_range=1.0)) for clip, old in both]
-        goal = "" if after.split == "forget" else "up"
+        goal = "" if after.must_go else "up"
         return [Value(after.split, "ssim", *mean_of(torch.stack(found)), "share", goal)]

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from unreel.hashes import content_key, folder_hash, parameter_hashes
 from unreel.models.model import Conditioning, Model, Reading
 from unreel.models.roles import select
-from unreel.models.running import Common, check_common, checkpointed, computes_bfloat16, computing_in, source_options
+from unreel.models.running import (
+    Common,
+    check_common,
+    checkpointed,
+    computes_bfloat16,
+    computing_in,
+    kept_in_8_bits,
+    source_options,
+)
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
@@ -60,7 +68,7 @@ class PipelineModel(Model):
         self.autocast = common.get("autocast", False)  # as wanted: what runs are known by, on whichever machine
         self.denoiser_dtype, self.timestep_spacing = common.get("denoiser_dtype"), common.get("timestep_spacing")
         self.checkpointing, self.group_offload = common.get("checkpointing", False), common.get("group_offload", False)
-        self.vae_slicing = common.get("vae_slicing", False)
+        self.vae_slicing, self.denoiser_storage = common.get("vae_slicing", False), common.get("denoiser_storage")
         self._pipeline: Any = None
 
     @classmethod
@@ -92,6 +100,8 @@ class PipelineModel(Model):
         denoiser = getattr(pipeline, self.denoiser)
         if self.denoiser_dtype is not None:
             computing_in(denoiser, getattr(torch, self.denoiser_dtype))
+        if self.denoiser_storage is not None:
+            kept_in_8_bits(denoiser)
         if self.checkpointing:
             checkpointed(denoiser, pipeline.text_encoder)
         if self.vae_slicing:
@@ -166,6 +176,7 @@ class PipelineModel(Model):
         return content_key(
             sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__,
             denoiser_dtype=self.denoiser_dtype, timestep_spacing=self.timestep_spacing, vae_slicing=self.vae_slicing,
+            denoiser_storage=self.denoiser_storage,
         )  # fmt: skip
 
     @staticmethod
@@ -234,12 +245,12 @@ class PipelineModel(Model):
         """Inside the `with` block the pipeline's prompts are read as the given embeddings, in their order."""
         pipeline, embeds = self.pipeline, list(conditioning["prompt_embeds"])
         kept, own = vars(pipeline).get("encode_prompt"), pipeline.encode_prompt
-        like = next(self.components["denoiser"].parameters())
+        denoiser = self.components["denoiser"]  # which computes in another dtype than its weights may be kept in
 
         def encode_prompt(prompt: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             _, negative = own(prompt, *args, **kwargs)
             count = 1 if isinstance(prompt, str) else len(prompt)
-            return torch.stack([embeds.pop(0) for _ in range(count)]).to(like), negative
+            return torch.stack([embeds.pop(0) for _ in range(count)]).to(self.device, denoiser.dtype), negative
 
         pipeline.encode_prompt = encode_prompt
         try:

@@ -19,6 +19,8 @@ class Common(TypedDict, total=False):
         name: what scores call it; the folder, unless it is given.
         dtype: of the weights; float32 unless it is given. In bfloat16 they would not hash as their other copies.
         denoiser_dtype: of the denoiser's weights and of all that it computes, if another one. Nothing may edit it then.
+        denoiser_storage: "float8" keeps the denoiser's weights, those of its norms aside, rounded to 8 bits each
+            (torch.float8_e4m3fn); a layer computes in the dtype that they had. Recipients only; nothing may edit it.
         autocast: whether the large operations of a float32 pipeline are done in bfloat16 when it renders, where the
             machine can; the weights, the latents and the schedule stay as they are.
         checkpointing: whether a training keeps the inputs of blocks and layers alone, of denoiser and text encoder, and
@@ -35,6 +37,7 @@ class Common(TypedDict, total=False):
     name: str
     dtype: Literal["float32", "float16"]
     denoiser_dtype: Literal["float32", "float16", "bfloat16"] | None
+    denoiser_storage: Literal["float8"] | None
     autocast: bool
     checkpointing: bool
     vae_slicing: bool
@@ -82,6 +85,11 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     module.register_forward_pre_hook(before, with_kwargs=True)
     module.register_forward_hook(after, with_kwargs=True)
     return module
+
+
+def kept_in_8_bits(denoiser: nn.Module) -> None:
+    """Keeps weights as float8_e4m3fn and casts each layer's, while it computes, to the dtype that they have now."""
+    denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn)  # type: ignore[operator]
 
 
 def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:

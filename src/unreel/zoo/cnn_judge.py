@@ -11,6 +11,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unreel.hashes import folder_hash
 from unreel.judges.judge import Classifier
@@ -37,9 +38,13 @@ class FrameClassifier(ModelMixin, ConfigMixin):
         self.layers = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({part: nn.Linear(2 * channels[-1], len(candidates(part))) for part in PARTS})
 
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+    def features(self, frames: Tensor) -> Tensor:
+        """What the heads read of frames (B, C, H, W) in [0, 1]: (B, D)."""
         features = self.layers(frames * 2 - 1).flatten(2)
-        pooled = torch.cat([features.mean(2), features.amax(2)], 1)
+        return torch.cat([features.mean(2), features.amax(2)], 1)
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        pooled = self.features(frames)
         return {part: head(pooled) for part, head in self.heads.items()}
 
 
@@ -83,6 +88,12 @@ class CnnJudge(Classifier):
         logits = {part: each.unflatten(0, clips.shape[:2]).mean(1) for part, each in joined.items()}
         self._looked = clips, logits
         return logits
+
+    @torch.inference_mode()
+    def embed_clips(self, clips: Tensor) -> Tensor:
+        """Normalised features (B, F, D) of the frames of clips (B, F, C, H, W) in [0, 1]."""
+        found = [self.network.features(frames) for frames in clips.float().flatten(0, 1).split(256)]
+        return functional.normalize(torch.cat(found), dim=-1).unflatten(0, clips.shape[:2])
 
     def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> Sequence[str]:
         """What each clip shows, one of `candidates(part)` each."""

@@ -1,0 +1,25 @@
+"""How the libraries are to behave in a process of ours: so many threads, and none of their bars and warnings."""
+
+import logging
+import os
+import warnings
+
+import diffusers
+import torch
+import transformers
+
+
+def prepare_libraries(threads: int | None) -> None:
+    """So many CPU threads, None for torch's own number; and none of the libraries' bars and warnings.
+
+    Those are about things that we set on purpose.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    os.environ.setdefault("WANDB_SILENT", "true")  # what a user needs of it is told by `told_of`
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning|torch|diffusers|transformers|wandb|pydantic")
