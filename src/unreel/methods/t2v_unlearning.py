@@ -9,7 +9,7 @@
 with v_0 the frozen model, v_A the same with adapters, o_l what the adapter of layer l adds, of Lb layers, M the mask of
 the concept, from the cross-attention of v_0(x_t, c) to the concept's words, x_t a noised clip that the model itself
 rendered of the caption c, and c_pre a caption to be kept. Squares are means over elements. Captions say the concept
-with surroundings of the vocabulary in whole sentences (prompt augmentation); each step draws one.
+with surroundings of the vocabulary, a share `data.long` of them at length (prompt augmentation); each step draws one.
 
 Models that predict noise or clean latents need no conversion, as in ESD: the coefficients of v_neg sum to 1.
 
@@ -148,7 +148,7 @@ class T2VUnlearning(GradientMethod):
         said, origin, latents, columns = [], [], [], []
         for which, captions in enumerate(task.captions):
             rng = np.random.default_rng([task.seed, 10, which])
-            pairs = [captions.pair(rng) for _ in range(self.clips)]
+            pairs = [captions.pair(rng, long=self.data.long) for _ in range(self.clips)]
             own = [named for named, _ in pairs]
             origin += [anchored if self.origin == "anchor" else "" for _, anchored in pairs]
             marks = marked(
