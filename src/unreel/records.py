@@ -6,6 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 PARTS = ("subject", "motion", "scene", "style")  # what a prompt may say, in the order in which it says it
+ATTACK = "attack_"  # how the splits of attacked prompts begin
+
+
+def must_go(split: str) -> bool:
+    """Whether the concept must be gone from clips of this split: of prompts that ask for it, plainly or attacked."""
+    return split == "forget" or split.startswith(ATTACK)
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Prompt:
 
     Attributes:
         text: what the models are given.
-        split: forget | retain | other_sense.
+        split: forget | retain | other_sense | attack_<name>.
         shows: (part, phrase) pairs, parts of PARTS: what the judge is told that the text says; the rest is not judged.
         concept: slug of the concept that it belongs to.
         part: the part that names the concept, or its neighbour or other sense; "" where the text says none of them.

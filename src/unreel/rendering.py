@@ -1,4 +1,6 @@
-"""Prompts x seeds -> clips on disk. Clips are kept by all that decides them, and never rendered twice."""
+"""Prompts, or what the denoiser reads in their place, x seeds -> clips on disk.
+
+Clips are kept by all that decides them, and never rendered twice."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from torch import Tensor
 from unreel.cache import TensorCache
 from unreel.edits import Edit
 from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes, tensor_hash
-from unreel.models.model import Model
+from unreel.models.model import Conditioning, Model
 from unreel.models.running import computes_bfloat16
 from unreel.records import Prompt
 
@@ -80,6 +82,11 @@ class Rendered:
         return replace(self, prompts=prompts, seconds=seconds, clips=[self.clips[i] for i in places])
 
 
+def _hash(given: Conditioning, i: int) -> dict[str, str]:
+    """Hashes of what the denoiser reads of one prompt, to the last bit."""
+    return {name: tensor_hash(tensor[i], tensor.dtype) for name, tensor in given.items()}
+
+
 class Renderer:
     """Renders with one recipient.
 
@@ -108,23 +115,29 @@ class Renderer:
             dtypes={key: str(next(module.parameters()).dtype) for key, module in model.components.items()},
         )  # fmt: skip
 
-    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None) -> Rendered:
+    def render(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None,
+        given: Conditioning | None = None,
+    ) -> Rendered:  # fmt: skip
         """One clip a prompt, each with its own seed.
 
         Args:
             prompts, seeds: what is rendered.
             stage: what it is called.
             edit: what is applied to the model now, if anything is.
+            given: what the denoiser reads in place of the prompts' texts, a row for each.
         """
         cache, state = self.own if edit else self.cache, self.key(edit)
-        keys = [content_key(state=state, prompt=p.text, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+        asked = [{"prompt": prompt.text} if given is None else {"given": _hash(given, i)}
+                 for i, prompt in enumerate(prompts)]  # fmt: skip
+        keys = [content_key(state=state, **what, seed=s) for what, s in zip(asked, seeds, strict=True)]
         alone = cache.locked(keys[0]) if edit is None and keys else nullcontext()
         with alone:  # other runs that want the same clips wait for them, those that want others do not
-            seconds = self._render(cache, keys, [p.text for p in prompts], seeds, stage)
+            seconds = self._render(cache, keys, given or [p.text for p in prompts], seeds, stage)
         return Rendered(self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps)
 
     def _render(
-        self, cache: TensorCache, keys: list[str], texts: list[str], seeds: Sequence[int], stage: str
+        self, cache: TensorCache, keys: list[str], given: list[str] | Conditioning, seeds: Sequence[int], stage: str
     ) -> list[float]:
         """Renders what the cache has not; the seconds that each clip took when it was rendered."""
         kept = {key: cache.load(key) for key in dict.fromkeys(keys)}
@@ -134,7 +147,8 @@ class Renderer:
             task = progress.add_task(f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing))
             for start in range(0, len(missing), self.batch):
                 part, began = missing[start : start + self.batch], time.perf_counter()
-                clips = self.model.render([texts[i] for i in part], [seeds[i] for i in part])
+                some = given.rows(part) if isinstance(given, Conditioning) else [given[i] for i in part]
+                clips = self.model.render(some, [seeds[i] for i in part])
                 each = (time.perf_counter() - began) / len(part)
                 for i, clip in zip(part, clips, strict=True):
                     spent[keys[i]] = each

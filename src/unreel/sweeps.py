@@ -109,10 +109,13 @@ def objectives_of(config: DictConfig) -> list[str]:
     objectives = [given] if isinstance(given, str) else list(given)
     if not objectives:
         return []
-    from unreel.tables import COLUMNS  # seconds
+    from unreel.tables import column_of  # seconds
 
-    if unknown := [name for name in objectives if name not in COLUMNS]:
-        raise ValueError(f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}")
+    for name in objectives:
+        try:
+            column_of(str(name))
+        except ValueError as error:
+            raise ValueError(str(error).replace("found ", "found objectives=", 1)) from None
     return objectives
 
 

@@ -5,6 +5,7 @@ retain, context, other sense     accuracy after over accuracy before, means over
 near       the same, of retained prompts' near neighbours alone: the concept's part of what they say
 second ... the same by the second judge; agreement is that of both judges after, in [0, 1]
 ssim       of retained clips to those before, in [-1, 1]
+attack X   concept accuracy of attack X, in [0, 1]; before is the same attack on the unedited model
 overall    harmonic mean of 1 - forget, context and retain, the latter two at most 1; as in Lu et al., "MACE", CVPR 2024
 transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
     images do not
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from unreel.records import Score
+from unreel.records import ATTACK, Score
 from unreel.scores import read_scores
 from unreel.status import read_status
 
@@ -51,7 +52,17 @@ COLUMNS = {
     "ssim": Column("retain", "ssim", relative=False),
 }
 ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
+_ATTACK = "attack "  # how the columns of attacks begin
 KEYS = ("t2i", "method", "parameters", "shots", "steps", "setting", "concepts", "t2v")  # what settings may differ in
+
+
+def column_of(name: str) -> Column:
+    """What a column shows. ValueError for one that no table has."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if name.startswith(_ATTACK):
+        return Column(f"{ATTACK}{name.removeprefix(_ATTACK)}", "concept_accuracy", relative=False)
+    raise ValueError(f"found {name}: expected some of {', '.join(COLUMNS)}, or {_ATTACK}NAME")
 
 
 def finished_scores(runs: Iterable[Path]) -> list[Score]:
@@ -69,7 +80,7 @@ def by_run(scores: Sequence[Score], column: str) -> dict[tuple[str, str], tuple[
 
     Of a column that is not relative, what was never measured before is NaN.
     """
-    asked = COLUMNS[column]
+    asked = column_of(column)
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for s in scores:
         if (s.split, s.metric) == (asked.split, asked.metric):
@@ -111,12 +122,14 @@ def overall(scores: Sequence[Score]) -> tuple[float, float] | None:
 def columns_of(scores: Sequence[Score]) -> list[str]:
     """The columns of a table of these scores."""
     measured = {(s.split, s.metric) for s in scores}
-    return [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
+    plain = [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
+    attacks = sorted({split for split, metric in measured if split.startswith(ATTACK) and metric == "concept_accuracy"})
+    return plain + [f"{_ATTACK}{split.removeprefix(ATTACK)}" for split in attacks]
 
 
 def estimated(scores: Sequence[Score], column: str) -> tuple[float, float] | None:
     """A column's value, and half its 95 % interval (NaN of one seed); None where it cannot be told."""
-    return estimate(pairs(scores, column), COLUMNS[column].relative)
+    return estimate(pairs(scores, column), column_of(column).relative)
 
 
 def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
@@ -189,7 +202,7 @@ def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None
     row = {"transfer gap": gap(scores, still)} if still else {}
     for column in columns_of(scores):
         values = pairs(scores, column)
-        found = estimate(values, COLUMNS[column].relative)
+        found = estimate(values, column_of(column).relative)
         if found is None:
             row[column] = "–" if not len(values) else "0 before"
             continue

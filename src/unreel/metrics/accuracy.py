@@ -2,6 +2,7 @@
 
     split forget:       concept_accuracy, the clips that still show the concept; lower is better
     split context:      context_accuracy, over what the same prompts say besides the concept
+    split attack_...:   concept_accuracy of attacked prompts; lower is better
     split retain, ...:  accuracy, over all that the prompts say, and concept_accuracy of their neighbour or other sense
 
 Reference: the two sides of Fuchi & Takagi 2024 (arXiv 2405.07288); UnlearnCanvas (Zhang et al. 2024, arXiv 2402.11846)
@@ -14,14 +15,14 @@ from collections.abc import Mapping, Sequence
 
 from unreel.judges.judge import Judged
 from unreel.metrics.metric import Metric
-from unreel.records import Prompt, Value
+from unreel.records import Prompt, Value, must_go
 
 
 class Accuracy(Metric):
     """Values of accuracy."""
 
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
-        """In [0, 1]; concept_accuracy of the forget split is good when it is low, all else when it is high."""
+        """In [0, 1]; concept_accuracy of what must go is good when it is low, all else when it is high."""
         return accuracies(after.split, after.rendered.prompts, after.marks)
 
 
@@ -33,6 +34,8 @@ def accuracies(split: str, prompts: Sequence[Prompt], marks: Sequence[Mapping[st
     others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
     if split == "forget":
         found = {("forget", "concept_accuracy"): named, ("context", "context_accuracy"): others}
+    elif must_go(split):
+        found = {(split, "concept_accuracy"): named}
     else:
         whole = [list(marks.values()) for _, marks in looked]
         found = {(split, "concept_accuracy"): named, (split, "accuracy"): whole}
@@ -40,6 +43,6 @@ def accuracies(split: str, prompts: Sequence[Prompt], marks: Sequence[Mapping[st
     for (split, name), clips in found.items():
         if marked := [marks for marks in clips if marks]:
             p, n = sum(map(sum, marked)) / sum(map(len, marked)), len(marked)
-            goal = "down" if split == "forget" else "up"
+            goal = "down" if must_go(split) else "up"
             values.append(Value(split, name, p, (p * (1 - p) / n) ** 0.5, n, "share", goal))
     return values

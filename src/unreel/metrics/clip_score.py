@@ -11,11 +11,11 @@ from torchmetrics.functional import cosine_similarity
 
 from unreel.judges.judge import Judged
 from unreel.metrics.metric import Metric, mean_of
-from unreel.records import Value
+from unreel.records import Value, must_go
 
 
 class ClipScore(Metric):
-    """Values of CLIP score; on the forget split, lower is better."""
+    """Values of CLIP score; of what must go, lower is better."""
 
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
         """One value in [0, 100]."""
@@ -23,4 +23,4 @@ class ClipScore(Metric):
         texts = after.texts.repeat_interleave(frames, 0)
         cosine = cosine_similarity(after.frames.flatten(0, 1), texts, reduction="none").view(clips, frames)
         found = mean_of(100 * cosine.clamp(min=0).mean(1))
-        return [Value(after.split, "clip_score", *found, "points", "down" if after.split == "forget" else "up")]
+        return [Value(after.split, "clip_score", *found, "points", "down" if must_go(after.split) else "up")]

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unreel.judges.judge import Judged
 from unreel.metrics.metric import Metric, mean_of
-from unreel.records import Value
+from unreel.records import Value, must_go
 
 
 class Ssim(Metric):
@@ -23,5 +23,5 @@ class Ssim(Metric):
             return []
         both = zip(after.rendered.clips, before.rendered.clips, strict=True)
         found = [torch.as_tensor(structural_similarity_index_measure(clip, old, data_range=1.0)) for clip, old in both]
-        goal = "" if after.split == "forget" else "up"
+        goal = "" if must_go(after.split) else "up"
         return [Value(after.split, "ssim", *mean_of(torch.stack(found)), "share", goal)]

@@ -1,0 +1,160 @@
+"""CCE: a learned word that enters before the text encoder brings the concept back; a second form enters behind it.
+
+With x_t noised pictures of the concept by the unedited model and y_* their captions with the word * in its place,
+
+    v* = argmin_v  E_{(x0, y), e, t} || f_U(x_t, tau_phi(y_*; v), t) - g ||^2        (Gal et al. 2022, eq. 2)
+
+with the edited encoder tau_phi, the edited denoiser f_U and g the target of its prediction type; v is one row beside
+the encoder's table of tokens. Behind the encoder, v is added to what the encoder makes of the caption without the
+concept, so that no edit of the encoder can stop it: what it measures is what the denoiser still knows.
+
+Reference: Minh Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR 2024,
+arXiv 2308.01508; the learned word is that of Rinon Gal et al., "An Image is Worth One Word", ICLR 2023, arXiv
+2208.01618.
+Departures: no gradient accumulation. The word begins as the mean of the concept's own tokens in the edited table (the
+paper: as a word that a person chose). Pictures are captioned with all that they were asked to show. The form behind the
+encoder is ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
+from unreel.attacks.words import (
+    check_clip_like,
+    learned,
+    name_of,
+    said_with,
+    slots_of,
+    table_of,
+    without,
+)
+from unreel.models.model import Conditioning, Model
+from unreel.validation import checked
+
+
+@checked
+class CCE(Attack):
+    """The attack; values and their sources are in conf/attack/cce.yaml.
+
+    Attributes:
+        steps: of AdamW.
+        lr: its rate.
+        weight_decay: its decay.
+        batch: pictures a step.
+        pictures: how many pictures of the concept the attacker has.
+
+    Raises:
+        ValueError: for a value that will not do.
+    """
+
+    steps: Budget
+    lr: PositiveFloat
+    weight_decay: float
+    batch: PositiveInt
+    pictures: PositiveInt
+
+    def check_model(self, model: Model) -> None:
+        check_clip_like(model, self.name)
+
+    def search(self, target: Target) -> Found:
+        shown = target.captions.shot_prompts(self.pictures, target.seed + 1)
+        latents = target.pictures(shown)
+        slot = self._slot(target, shown)
+        captions = [self._caption(text, target, slot) for text in shown]
+        row = self._start(target).requires_grad_(True)
+        losses = minimised(
+            [row], self.steps, self.lr, self.weight_decay, self.name,
+            lambda step: self._loss(target, latents, captions, slot, row, step),
+        )  # fmt: skip
+        texts = [self._caption(prompt.text, target, slot) for prompt in target.prompts]
+        facts = {"slot": slot, "first_loss": losses[0], "last_loss": losses[1]}
+        return Found(texts, list(range(len(texts))), {"row": row.detach()[None]}, facts)
+
+    def _slot(self, target: Target, shown: Sequence[str]) -> str:
+        return slots_of(target.model, 1, [*shown, *(prompt.text for prompt in target.prompts)])[0]
+
+    def _caption(self, text: str, target: Target, slot: str) -> str:
+        return said_with(text, target.concept, slot)
+
+    def _start(self, target: Target) -> Tensor:
+        """The mean of the concept's own tokens."""
+        ids = target.model.pipeline.tokenizer(name_of(target.concept), add_special_tokens=False).input_ids
+        return table_of(target.model)[ids].float().mean(0).clone()
+
+    def _loss(
+        self, target: Target, latents: Tensor, captions: Sequence[str], slot: str, row: Tensor, step: int
+    ) -> Tensor:
+        which = np.random.default_rng([target.seed, 11, step]).integers(len(latents), size=self.batch)
+        generator = torch.Generator().manual_seed(1_000_003 * target.seed + step)
+        noise = torch.randn((self.batch, *latents.shape[1:]), generator=generator).to(latents)
+        timesteps = target.model.sample_timesteps(self.batch, generator).to(latents.device)
+        noisy, goal = target.model.noised(latents[which], noise, timesteps)
+        conditioning = self._read(target.model, [captions[i] for i in which], slot, row[None])
+        return (target.model.predict(noisy, timesteps, conditioning) - goal).square().mean()
+
+    def _read(self, model: Model, texts: Sequence[str], slot: str, rows: Tensor) -> Conditioning:
+        """What the denoiser reads of the texts, with the learned row (1, D) in them."""
+        with learned(model, [slot], rows):
+            return model.encode_prompt(texts)
+
+    @contextmanager
+    def at_work(self, model: Model, found: Found, look: int) -> Iterator[Conditioning]:
+        with torch.no_grad():
+            rows = found.tensors["row"].to(model.device)
+            yield self._read(model, list(found.texts), str(found.facts["slot"]), rows)
+
+
+@checked
+class CCEBehind(CCE):
+    """The same behind the encoder; of any edit of the encoder it is expected to bring the concept back."""
+
+    def _slot(self, target: Target, shown: Sequence[str]) -> str:
+        return ""
+
+    def _caption(self, text: str, target: Target, slot: str) -> str:
+        return without(text, target.concept)
+
+    def _start(self, target: Target) -> Tensor:
+        """Nothing: the caption as it is."""
+        width = target.model.encode_prompt([""])["prompt_embeds"].shape[-1]
+        return torch.zeros(width, device=target.model.device)
+
+    def _read(self, model: Model, texts: Sequence[str], slot: str, rows: Tensor) -> Conditioning:
+        plain = dict(model.encode_prompt(texts))
+        embeds = plain["prompt_embeds"]
+        first = torch.arange(embeds.shape[1], device=embeds.device)[:, None] > 0  # all but the beginning of text
+        return Conditioning({**plain, "prompt_embeds": embeds + first * rows[0].to(embeds)})
+
+
+def minimised(
+    tensors: Sequence[Tensor], steps: int, lr: float, weight_decay: float, what: str, loss_of: Any
+) -> tuple[float, float]:
+    """Minimises a loss of tensors by AdamW.
+
+    Args:
+        tensors: that change.
+        steps, lr, weight_decay: of AdamW.
+        what: the bar's name.
+        loss_of: a scalar of the step's number.
+
+    Returns:
+        The loss over the first tenth of the steps and over the last one.
+    """
+    optimizer = torch.optim.AdamW(list(tensors), lr=lr, weight_decay=weight_decay)
+    losses = []
+    for step in steps_of(range(steps), what):
+        loss = loss_of(step)
+        gradients = torch.autograd.grad(loss, list(tensors))
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    few = max(1, steps // 10)
+    return float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
