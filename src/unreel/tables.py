@@ -123,7 +123,7 @@ def columns_of(scores: Sequence[Score]) -> list[str]:
     """The columns of a table of these scores."""
     measured = {(s.split, s.metric) for s in scores}
     plain = [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
-    attacks = sorted({split for split, metric in measured if split.startswith(ATTACK) and metric == "concept_accuracy"})
+    attacks = sorted(of for of, metric in measured if of.startswith(ATTACK) and metric == "concept_accuracy")
     return plain + [f"{_ATTACK}{split.removeprefix(ATTACK)}" for split in attacks]
 
 

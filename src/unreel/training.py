@@ -106,7 +106,7 @@ def carry_out(
     config: DictConfig, run: Run, attacking: Attacking, donor: Model, method: Method, task: Task,
     shares: list[Share], exports: list[str],
 ) -> None:  # fmt: skip
-    """Shots, edits, clips, attacks, exports, report. Of several edits the first is in the run folder, the others below."""
+    """Shots, edits, clips, attacks, exports, report. The first edit is in the run folder, others are below."""
     pl.seed_everything(config.seed, verbose=False)
     evaluation = attacking.evaluation
     if is_first_process():

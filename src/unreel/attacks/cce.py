@@ -11,18 +11,19 @@ concept, so that no edit of the encoder can stop it: what it measures is what th
 Reference: Minh Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR 2024,
 arXiv 2308.01508; the learned word is that of Rinon Gal et al., "An Image is Worth One Word", ICLR 2023, arXiv
 2208.01618.
-Departures: no gradient accumulation. The word begins as the mean of the concept's own tokens in the edited table (the
-paper: as a word that a person chose). Pictures are captioned with all that they were asked to show. The form behind the
-encoder is ours.
+Departures: no gradient accumulation; the rate falls to nothing, and timesteps are drawn from the noisier ones, where
+what is shown is decided, so that fewer steps do (`noisiest`). The word begins as the mean of the concept's own tokens in
+the edited table (the paper: as a word that a person chose). Pictures are captioned with all that they were asked to
+show. The form behind the encoder is ours.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
@@ -45,10 +46,11 @@ class CCE(Attack):
 
     Attributes:
         steps: of AdamW.
-        lr: its rate.
+        lr: its rate, which falls to nothing.
         weight_decay: its decay.
         batch: pictures a step.
         pictures: how many pictures of the concept the attacker has.
+        noisiest: share of the timesteps that are drawn, from the noisiest on; 1 are all.
 
     Raises:
         ValueError: for a value that will not do.
@@ -56,9 +58,10 @@ class CCE(Attack):
 
     steps: Budget
     lr: PositiveFloat
-    weight_decay: float
+    weight_decay: NonNegativeFloat
     batch: PositiveInt
     pictures: PositiveInt
+    noisiest: Annotated[float, Field(gt=0, le=1)]
 
     def check_model(self, model: Model) -> None:
         check_clip_like(model, self.name)
@@ -94,7 +97,9 @@ class CCE(Attack):
         which = np.random.default_rng([target.seed, 11, step]).integers(len(latents), size=self.batch)
         generator = torch.Generator().manual_seed(1_000_003 * target.seed + step)
         noise = torch.randn((self.batch, *latents.shape[1:]), generator=generator).to(latents)
-        timesteps = target.model.sample_timesteps(self.batch, generator).to(latents.device)
+        count = target.model.num_train_timesteps
+        first = round(count * (1 - self.noisiest))
+        timesteps = torch.randint(min(first, count - 1), count, (self.batch,), generator=generator).to(latents.device)
         noisy, goal = target.model.noised(latents[which], noise, timesteps)
         conditioning = self._read(target.model, [captions[i] for i in which], slot, row[None])
         return (target.model.predict(noisy, timesteps, conditioning) - goal).square().mean()
@@ -136,7 +141,7 @@ class CCEBehind(CCE):
 def minimised(
     tensors: Sequence[Tensor], steps: int, lr: float, weight_decay: float, what: str, loss_of: Any
 ) -> tuple[float, float]:
-    """Minimises a loss of tensors by AdamW.
+    """Minimises a loss of tensors by AdamW, with a rate that falls to nothing.
 
     Args:
         tensors: that change.
@@ -148,6 +153,7 @@ def minimised(
         The loss over the first tenth of the steps and over the last one.
     """
     optimizer = torch.optim.AdamW(list(tensors), lr=lr, weight_decay=weight_decay)
+    falls = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
     losses = []
     for step in steps_of(range(steps), what):
         loss = loss_of(step)
@@ -155,6 +161,7 @@ def minimised(
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient
         optimizer.step()
+        falls.step()
         losses.append(float(loss.detach()))
     few = max(1, steps // 10)
     return float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
