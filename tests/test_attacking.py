@@ -105,7 +105,7 @@ def test_a_saved_edit_is_attacked_on_any_recipient(attacked):
         (["attack=cce", "attack.cce.steps=0"], "found attack.cce.steps=0: expected greater than or equal to 1"),
         (["attack=cce", "attack.cce.steps=-3"], "found attack.cce.steps=-3"),
         (["attack=cce", "attack.cce.steps=1000000"], "expected less than or equal to 100000"),
-        (["attack=cce", "attack.cce.nonsense=1"], "CCE has no such setting"),
+        (["attack=cce", "+attack.cce.nonsense=1"], "CCE has no such setting"),
         (["attack=cce", "attack.cce.lr=.nan"], "attack.cce.lr"),
         (["attack=[cce,p4d]", "attack.p4d.every=0"], "found attack.p4d.every=0: expected greater than 0"),
         (["attack=[cce]", "method=safree"], "attack cce searches in the weights of a model, but safree changes none"),

@@ -5,6 +5,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_the_best_of_ring_a_bell_never_gets_worse(tmp_path):
     attack = replace(attack, steps=12)
     goal = model.encode_prompt(["a drum"])["prompt_embeds"][0].detach()
     _, history = attack._evolved(model, list(words_of(model)), goal, np.random.default_rng(0))
-    assert len(history) == 13 and all(a <= b for a, b in zip(history, history[1:], strict=False))
+    assert len(history) == 13 and all(a <= b for a, b in pairwise(history))
     assert history[-1] > history[0]
 
 
@@ -304,12 +305,9 @@ def test_paraphrases_are_said_by_no_grammar_and_long_ones_are_long_and_read_to_t
     for prompt in (p for p in questions.prompts if p.split == "forget"):
         ways = attack.ways(prompt.text, concept)
         assert len(set(ways)) >= 12 and not set(ways) & said
-        assert all(
-            len(text.split()) >= 40 for text in small_attack("paraphrase", kinds=["long"]).ways(prompt.text, concept)
-        )
-        assert all(
-            len(tokenizer(text).input_ids) <= 64 or name_of(concept) in text[: len(text) // 2 * 2] for text in ways
-        )
+        for text in small_attack("paraphrase", kinds=["long"]).ways(prompt.text, concept):
+            read = tokenizer.decode(tokenizer(text, truncation=True, max_length=64).input_ids)
+            assert len(text.split()) >= 40 and name_of(concept) in read
 
 
 def test_names_are_what_all_phrases_share():

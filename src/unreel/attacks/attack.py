@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from rich import get_console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
@@ -27,9 +26,6 @@ from unreel.hashes import code_hash, content_key, library_versions, tensor_hash
 from unreel.models.model import Conditioning, Model
 from unreel.records import Concept, Prompt
 from unreel.validation import Name, Parsed, validated
-
-Budget = Annotated[int, Field(ge=1, le=100_000)]
-"""How many steps or generations a search may take."""
 
 PICTURE_SEEDS = 2**41  # where the seeds of an attacker's own pictures begin; those of shots and clips are below
 

@@ -12,8 +12,8 @@ Reference: Minh Pham et al., "Circumventing Concept Erasure Methods For Text-to-
 arXiv 2308.01508; the learned word is that of Rinon Gal et al., "An Image is Worth One Word", ICLR 2023, arXiv
 2208.01618.
 Departures: no gradient accumulation; the rate falls to nothing, and timesteps are drawn from the noisier ones, where
-what is shown is decided, so that fewer steps do (`noisiest`). The word begins as the mean of the concept's own tokens in
-the edited table (the paper: as a word that a person chose). Pictures are captioned with all that they were asked to
+what is shown is decided, so that fewer steps do (`noisiest`). The word begins as the mean of the concept's own tokens
+in the edited table (the paper: as a word that a person chose). Pictures are captioned with all that they were asked to
 show. The form behind the encoder is ours.
 """
 
@@ -26,7 +26,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
+from unreel.attacks.attack import Attack, Found, Target, steps_of
 from unreel.attacks.words import (
     check_clip_like,
     learned,
@@ -37,7 +37,7 @@ from unreel.attacks.words import (
     without,
 )
 from unreel.models.model import Conditioning, Model
-from unreel.validation import checked
+from unreel.validation import Budget, checked
 
 
 @checked

@@ -23,13 +23,13 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
+from unreel.attacks.attack import Attack, Found, Target, steps_of
 from unreel.attacks.words import name_of
 from unreel.hashes import content_key
 from unreel.models.model import Model
 from unreel.prompt_files import Row, read_rows
 from unreel.records import Concept, Prompt
-from unreel.validation import checked
+from unreel.validation import Budget, checked
 from unreel.vocabulary import NEUTRAL, say
 
 _ADAPTED = r".*\.(q_proj|k_proj|v_proj|out_proj|to_q|to_k|to_v|to_out\.0)"  # attention, where LoRA is usual

@@ -19,10 +19,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
+from unreel.attacks.attack import Attack, Found, Target, steps_of
 from unreel.attacks.words import check_clip_like, words_of
 from unreel.models.model import Model
-from unreel.validation import checked
+from unreel.validation import Budget, checked
 
 _AT_A_TIME = 256  # texts that are encoded together
 

@@ -15,9 +15,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unreel.attacks.attack import Attack, Budget, Found, Target, steps_of
+from unreel.attacks.attack import Attack, Found, Target, steps_of
 from unreel.attacks.words import check_clip_like, learned, slots_of, table_of, words_of
 from unreel.models.model import Conditioning, Model
+from unreel.validation import Budget
 
 _CANDIDATES = 10  # of each prompt, over the search, that are compared at its end
 
