@@ -67,9 +67,9 @@ def test_what_was_found_is_kept_as_data_and_shown(attacked):
 def test_every_attack_is_a_column(attacked):
     _, run, _ = attacked
     scores = read_scores(run / "scores.jsonl")
-    assert columns_of(scores)[4:] == ["attack cce", "attack paraphrase", "attack relearn_encoder"]
+    assert columns_of(scores)[-3:] == ["attack cce", "attack paraphrase", "attack relearn_encoder"]
     assert must_go(column_of("attack cce").split) and "before)" in cells(scores)["attack cce"]
-    assert columns_of([s for s in scores if not s.split.startswith("attack_")]) == columns_of(scores)[:4]
+    assert columns_of([s for s in scores if not s.split.startswith("attack_")]) == columns_of(scores)[:-3]
 
 
 def test_a_killed_run_does_not_search_twice(attacked, monkeypatch):

@@ -46,6 +46,7 @@ def small_attack(name, **changes) -> Attack:
     """An attack of conf/attack as it is configured, with a few small steps."""
     attack = built(OmegaConf.load(CONF / "attack" / f"{name}.yaml")[name])
     few = {key: value for key, value in FEW.items() if hasattr(attack, key)} | changes
+    few |= {"tokens": attack.tokens} if name.startswith("cce") else {}
     return replace(attack, **few)
 
 
@@ -213,11 +214,11 @@ def test_cce_learns_one_row_and_nothing_else_changes(tmp_path):
     model = StableDiffusion.tiny()
     before = hashes(model)
     found = small_attack("cce", steps=40, batch=4, lr=0.05).search(target_of(model, tmp_path))
-    assert found.tensors.keys() == {"row"} and found.tensors["row"].shape == (1, table_of(model).shape[1])
+    assert found.tensors.keys() == {"rows"} and found.tensors["rows"].shape == (1, table_of(model).shape[1])
     assert hashes(model) == before and found.facts["last_loss"] < found.facts["first_loss"]
-    slot = found.facts["slot"]
+    (slot,) = found.facts["slots"]
     without, with_it = model.encode_prompt(["a cat"]), model.encode_prompt([f"a {slot}"])
-    with learned(model, [slot], found.tensors["row"]):
+    with learned(model, [slot], found.tensors["rows"]):
         assert torch.equal(model.encode_prompt(["a cat"])["prompt_embeds"], without["prompt_embeds"])
         inside = model.encode_prompt([f"a {slot}"])["prompt_embeds"]
     assert not torch.equal(inside, with_it["prompt_embeds"])
@@ -233,7 +234,7 @@ def test_cce_behind_enters_behind_the_encoder_and_no_edit_of_that_reaches_it(tmp
     assert found.texts == ["something on the beach", "something at night"]
     with attack.at_work(model, found, 0) as given:
         moved = given["prompt_embeds"] - model.encode_prompt(list(found.texts))["prompt_embeds"]
-    assert torch.allclose(moved[:, 1:], found.tensors["row"].expand_as(moved[:, 1:]), atol=1e-5)
+    assert torch.allclose(moved[:, 1:], found.tensors["rows"].expand_as(moved[:, 1:]), atol=1e-5)
     assert not moved[:, 0].any()
 
 

@@ -4,9 +4,9 @@ With x_t noised pictures of the concept by the unedited model and y_* their capt
 
     v* = argmin_v  E_{(x0, y), e, t} || f_U(x_t, tau_phi(y_*; v), t) - g ||^2        (Gal et al. 2022, eq. 2)
 
-with the edited encoder tau_phi, the edited denoiser f_U and g the target of its prediction type; v is one row beside
-the encoder's table of tokens. Behind the encoder, v is added to what the encoder makes of the caption without the
-concept, so that no edit of the encoder can stop it: what it measures is what the denoiser still knows.
+with the edited encoder tau_phi, the edited denoiser f_U and g the target of its prediction type; v is one row (or a
+few) beside the encoder's table of tokens. Behind the encoder, v is added to what the encoder makes of the caption
+without the concept, so that no edit of the encoder can stop it: it measures what the denoiser still knows.
 
 Reference: Minh Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR 2024,
 arXiv 2308.01508; the learned word is that of Rinon Gal et al., "An Image is Worth One Word", ICLR 2023, arXiv
@@ -50,6 +50,7 @@ class CCE(Attack):
         weight_decay: its decay.
         batch: pictures a step.
         pictures: how many pictures of the concept the attacker has.
+        tokens: how many rows are learned; 1 in the paper.
         noisiest: share of the timesteps that are drawn, from the noisiest on; 1 are all.
 
     Raises:
@@ -61,6 +62,7 @@ class CCE(Attack):
     weight_decay: NonNegativeFloat
     batch: PositiveInt
     pictures: PositiveInt
+    tokens: PositiveInt
     noisiest: Annotated[float, Field(gt=0, le=1)]
 
     def check_model(self, model: Model) -> None:
@@ -69,30 +71,36 @@ class CCE(Attack):
     def search(self, target: Target) -> Found:
         shown = target.captions.shot_prompts(self.pictures, target.seed + 1)
         latents = target.pictures(shown)
-        slot = self._slot(target, shown)
-        captions = [self._caption(text, target, slot) for text in shown]
-        row = self._start(target).requires_grad_(True)
+        slots = self._slots(target, shown)
+        captions = [self._caption(text, target, slots) for text in shown]
+        rows = self._start(target).requires_grad_(True)
         losses = minimised(
-            [row], self.steps, self.lr, self.weight_decay, self.name,
-            lambda step: self._loss(target, latents, captions, slot, row, step),
+            [rows], self.steps, self.lr, self.weight_decay, self.name,
+            lambda step: self._loss(target, latents, captions, slots, rows, step),
         )  # fmt: skip
-        texts = [self._caption(prompt.text, target, slot) for prompt in target.prompts]
-        facts = {"slot": slot, "first_loss": losses[0], "last_loss": losses[1]}
-        return Found(texts, list(range(len(texts))), {"row": row.detach()[None]}, facts)
+        texts = [self._caption(prompt.text, target, slots) for prompt in target.prompts]
+        facts = {"slots": slots, "first_loss": losses[0], "last_loss": losses[1]}
+        return Found(texts, list(range(len(texts))), {"rows": rows.detach()}, facts)
 
-    def _slot(self, target: Target, shown: Sequence[str]) -> str:
-        return slots_of(target.model, 1, [*shown, *(prompt.text for prompt in target.prompts)])[0]
+    def _slots(self, target: Target, shown: Sequence[str]) -> list[str]:
+        return slots_of(target.model, self.tokens, [*shown, *(prompt.text for prompt in target.prompts)])
 
-    def _caption(self, text: str, target: Target, slot: str) -> str:
-        return said_with(text, target.concept, slot)
+    def _caption(self, text: str, target: Target, slots: Sequence[str]) -> str:
+        return said_with(text, target.concept, " ".join(slots))
 
     def _start(self, target: Target) -> Tensor:
-        """The mean of the concept's own tokens."""
+        """The mean of the concept's own tokens, (tokens, D)."""
         ids = target.model.pipeline.tokenizer(name_of(target.concept), add_special_tokens=False).input_ids
-        return table_of(target.model)[ids].float().mean(0).clone()
+        return table_of(target.model)[ids].float().mean(0).repeat(self.tokens, 1)
 
     def _loss(
-        self, target: Target, latents: Tensor, captions: Sequence[str], slot: str, row: Tensor, step: int
+        self,
+        target: Target,
+        latents: Tensor,
+        captions: Sequence[str],
+        slots: Sequence[str],
+        rows: Tensor,
+        step: int,
     ) -> Tensor:
         which = np.random.default_rng([target.seed, 11, step]).integers(len(latents), size=self.batch)
         generator = torch.Generator().manual_seed(1_000_003 * target.seed + step)
@@ -101,37 +109,42 @@ class CCE(Attack):
         first = round(count * (1 - self.noisiest))
         timesteps = torch.randint(min(first, count - 1), count, (self.batch,), generator=generator).to(latents.device)
         noisy, goal = target.model.noised(latents[which], noise, timesteps)
-        conditioning = self._read(target.model, [captions[i] for i in which], slot, row[None])
+        conditioning = self._read(target.model, [captions[i] for i in which], slots, rows)
         return (target.model.predict(noisy, timesteps, conditioning) - goal).square().mean()
 
-    def _read(self, model: Model, texts: Sequence[str], slot: str, rows: Tensor) -> Conditioning:
-        """What the denoiser reads of the texts, with the learned row (1, D) in them."""
-        with learned(model, [slot], rows):
+    def _read(self, model: Model, texts: Sequence[str], slots: Sequence[str], rows: Tensor) -> Conditioning:
+        """What the denoiser reads of the texts, with the learned rows (tokens, D) in them."""
+        with learned(model, slots, rows):
             return model.encode_prompt(texts)
 
     @contextmanager
     def at_work(self, model: Model, found: Found, look: int) -> Iterator[Conditioning]:
         with torch.no_grad():
-            rows = found.tensors["row"].to(model.device)
-            yield self._read(model, list(found.texts), str(found.facts["slot"]), rows)
+            yield self._read(model, list(found.texts), found.facts["slots"], found.tensors["rows"].to(model.device))
 
 
 @checked
 class CCEBehind(CCE):
     """The same behind the encoder; of any edit of the encoder it is expected to bring the concept back."""
 
-    def _slot(self, target: Target, shown: Sequence[str]) -> str:
-        return ""
+    def __post_init__(self) -> None:
+        if self.tokens != 1:
+            raise ValueError(
+                f"found attack.{self.name}.tokens={self.tokens}: expected 1, what is added to all of a prompt"
+            )
 
-    def _caption(self, text: str, target: Target, slot: str) -> str:
+    def _slots(self, target: Target, shown: Sequence[str]) -> list[str]:
+        return []
+
+    def _caption(self, text: str, target: Target, slots: Sequence[str]) -> str:
         return without(text, target.concept)
 
     def _start(self, target: Target) -> Tensor:
         """Nothing: the caption as it is."""
         width = target.model.encode_prompt([""])["prompt_embeds"].shape[-1]
-        return torch.zeros(width, device=target.model.device)
+        return torch.zeros((1, width), device=target.model.device)
 
-    def _read(self, model: Model, texts: Sequence[str], slot: str, rows: Tensor) -> Conditioning:
+    def _read(self, model: Model, texts: Sequence[str], slots: Sequence[str], rows: Tensor) -> Conditioning:
         plain = dict(model.encode_prompt(texts))
         embeds = plain["prompt_embeds"]
         first = torch.arange(embeds.shape[1], device=embeds.device)[:, None] > 0  # all but the beginning of text
