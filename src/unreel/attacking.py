@@ -13,7 +13,7 @@ resurgence            what comes back of what was forgotten (Suriyakumar et al. 
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unreel.attacks.attack import Attack, Found, Target
@@ -206,7 +206,7 @@ class Attacking:
                     if back is not None:
                         values.append(Value(split, "resurgence", back, None, len(seen), "share", "down"))
             prefix = f"step_{look}_" if len(looks) > 1 else ""
-            named = [Value(v.split, f"{prefix}{v.name}", v.value, v.stderr, v.n, v.unit, v.goal) for v in values]
+            named = [replace(v, name=f"{prefix}{v.name}") for v in values if v.name != "success_rate"]
             rows += evaluation.rows_of(judged, concept, named, edit) if prefix else []
             last = evaluation.rows_of(judged, concept, values, edit)
         own = (stage, recipient, split, concept.slug)

@@ -78,8 +78,9 @@ class CCE(Attack):
             [rows], self.steps, self.lr, self.weight_decay, self.name,
             lambda step: self._loss(target, latents, captions, slots, rows, step),
         )  # fmt: skip
-        texts = [self._caption(prompt.text, target, slots) for prompt in target.prompts]
-        facts = {"slots": slots, "first_loss": losses[0], "last_loss": losses[1]}
+        read = [self._caption(prompt.text, target, slots) for prompt in target.prompts]
+        texts = [self._caption(prompt.text, target, ["<*>"] * len(slots)) for prompt in target.prompts]
+        facts = {"slots": slots, "read": read, "first_loss": losses[0], "last_loss": losses[1]}
         return Found(texts, list(range(len(texts))), {"rows": rows.detach()}, facts)
 
     def _slots(self, target: Target, shown: Sequence[str]) -> list[str]:
@@ -120,7 +121,8 @@ class CCE(Attack):
     @contextmanager
     def at_work(self, model: Model, found: Found, look: int) -> Iterator[Conditioning]:
         with torch.no_grad():
-            yield self._read(model, list(found.texts), found.facts["slots"], found.tensors["rows"].to(model.device))
+            rows = found.tensors["rows"].to(model.device)
+            yield self._read(model, found.facts["read"], found.facts["slots"], rows)
 
 
 @checked
