@@ -52,7 +52,6 @@ COLUMNS = {
     "ssim": Column("retain", "ssim", relative=False),
 }
 ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
-_ATTACK = "attack "  # how the columns of attacks begin
 KEYS = ("t2i", "method", "parameters", "shots", "steps", "setting", "concepts", "t2v")  # what settings may differ in
 
 
@@ -60,9 +59,9 @@ def column_of(name: str) -> Column:
     """What a column shows. ValueError for one that no table has."""
     if name in COLUMNS:
         return COLUMNS[name]
-    if name.startswith(_ATTACK):
-        return Column(f"{ATTACK}{name.removeprefix(_ATTACK)}", "concept_accuracy", relative=False)
-    raise ValueError(f"found {name}: expected some of {', '.join(COLUMNS)}, or {_ATTACK}NAME")
+    if name.startswith("attack "):
+        return Column(name.replace("attack ", ATTACK, 1), "concept_accuracy", relative=False)
+    raise ValueError(f"found {name}: expected some of {', '.join(COLUMNS)}, or attack NAME")
 
 
 def finished_scores(runs: Iterable[Path]) -> list[Score]:
@@ -124,7 +123,7 @@ def columns_of(scores: Sequence[Score]) -> list[str]:
     measured = {(s.split, s.metric) for s in scores}
     plain = [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
     attacks = sorted(of for of, metric in measured if of.startswith(ATTACK) and metric == "concept_accuracy")
-    return plain + [f"{_ATTACK}{split.removeprefix(ATTACK)}" for split in attacks]
+    return plain + [split.replace(ATTACK, "attack ", 1) for split in attacks]
 
 
 def estimated(scores: Sequence[Score], column: str) -> tuple[float, float] | None:

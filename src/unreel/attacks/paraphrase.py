@@ -30,7 +30,7 @@ _SYNONYMS = {  # by kind of concept; the name alone is left of what its phrases 
     "style": ("as {} would have painted it", "after the manner of {}", "with brush strokes like those of {}"),
     "character": ("our old friend {}", "the one they call {}", "{} whom everybody knows"),
     "face": _PERSON,
-    "object": ("what people call a {}", "a thing that is a {}", "some kind of {}"),
+    "object": ("what people call {a} {}", "a thing that is {a} {}", "some kind of {}"),
     "motion": ("while it is {}", "that is {} all the time", "which keeps {}"),
 }
 _PLURALS = {
@@ -141,7 +141,8 @@ class Paraphrase(Attack):
             rest = without(text, concept)
             return [f"{name}: {rest}", f"{rest}, {name}"]
         if kind == "synonym":
-            said = [form.format(name) for form in _SYNONYMS[concept.kind]]
+            article = "an" if name[:1] in "aeiou" else "a"
+            said = [form.format(name, a=article) for form in _SYNONYMS[concept.kind]]
             said = [*self.synonyms.get(name, self.synonyms.get(concept.slug, ())), *said]
         elif kind == "plural":
             said = [form.format(name) for form in _PLURALS.get(concept.kind, ("two {}s", "many {}s"))]
