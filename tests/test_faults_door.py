@@ -42,6 +42,7 @@ def options():
         "t2v",
         "judge",
         "metric",
+        "attack",
         "prompts",
         "vocabulary",
         "trainer",
@@ -55,7 +56,8 @@ def base(group="", choice=""):
     """Overrides of a config with the zoo's models and one choice."""
     chosen = {"concept": "cat"} | ({group: choice} if group else {})
     return [
-        f"{key}=[{value}]" if key in ("t2v", "metric", "concept") else f"{key}={value}" for key, value in chosen.items()
+        f"{key}=[{value}]" if key in ("t2v", "metric", "attack", "concept") else f"{key}={value}"
+        for key, value in chosen.items()
     ]
 
 

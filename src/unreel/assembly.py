@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from unreel.attacks.attack import Attack
 from unreel.cache import TensorCache
 from unreel.callbacks import TrainingBar
 from unreel.door import built
@@ -35,6 +36,7 @@ from unreel.prompts import Questions
 from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
+from unreel.sharing import Share
 from unreel.validation import validated
 
 
@@ -70,7 +72,7 @@ def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
     given: Any = OmegaConf.to_container(config)
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
     chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
-    groups = {key: given.get(key) for key in ("t2v", "rendering", "judge", "metric", "prompts", "logger")}
+    groups = {key: given.get(key) for key in ("t2v", "rendering", "judge", "metric", "attack", "prompts", "logger")}
     groups["trainer"] = {}  # that of the training might say cpu, and nothing is trained
     return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
 
@@ -155,6 +157,35 @@ def metrics_of(config: DictConfig, questions: Questions, recipients: Sequence[Mo
     for metric in metrics:
         metric.check(questions.prompts, questions.concepts, [model.num_frames for model in recipients])
     return metrics
+
+
+def attacks_of(config: DictConfig, questions: Questions, eraser: str, attached: bool) -> list[Attack]:
+    """The attacks of `attack`, none by default, each asked whether it can attack this.
+
+    Args:
+        config, questions: of the run.
+        eraser: the method's name.
+        attached: whether its edits act when a pipeline samples.
+
+    Raises:
+        ValueError: for what one cannot attack.
+    """
+    attacks: list[Attack] = [built(entry) for entry in (config.get("attack") or {}).values()]
+    for attack in attacks:
+        attack.check_eraser(eraser, attached)
+        attack.check(questions.concepts, questions.prompts)
+    return attacks
+
+
+def check_attacks(attacks: Sequence[Attack], shares: Sequence[Share], one_at_a_time: bool) -> None:
+    """ValueError when a model on which an attack searches lacks what it needs."""
+    for share in shares if attacks else []:
+        for model in dict.fromkeys([share.maker, *share.recipients]):
+            for attack in attacks:
+                if model is share.maker or attack.searches_on == "recipient":
+                    attack.check_model(model)
+            if one_at_a_time:
+                model.release()
 
 
 def cache_of(config: DictConfig) -> TensorCache:

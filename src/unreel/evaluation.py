@@ -4,7 +4,7 @@ It depends on no training: an edit of any method is looked at in the same way, d
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from unreel.files import whole
 from unreel.hashes import content_key, tensor_hash
 from unreel.judges.judge import Judge, Judged
 from unreel.metrics.metric import Metric
+from unreel.models.model import Conditioning
 from unreel.prompts import Questions
-from unreel.records import Concept, Score
+from unreel.records import Concept, Prompt, Score, Value
 from unreel.rendering import Rendered, Renderer
 from unreel.runs import Run
 from unreel.scores import read_scores
@@ -88,40 +89,65 @@ class Evaluation:
                     renderer.release()
 
     def _look_with(self, renderer: Renderer, stage: str, edit: Edit | None, step: int) -> None:
+        judged = self.looks[stage, renderer.model.name] = self.judged(
+            renderer, stage, self.questions.prompts, self.questions.seeds, edit
+        )
+        files = self.write_clips(renderer, judged, edit)
+        rows = [row for concept in self.questions.concepts for row in self._rows(judged, concept, edit)]
+        self.put(rows, lambda s: (s.stage, s.t2v) == (stage, renderer.model.name))
+        self.log(judged.rendered, files, step)
+
+    def judged(
+        self, renderer: Renderer, stage: str, prompts: Sequence[Prompt], seeds: Sequence[int], edit: Edit | None,
+        given: Conditioning | None = None,
+    ) -> Judged:  # fmt: skip
+        """Clips of one recipient as it is now, and what the judge sees in them; arguments as of `Renderer.render`."""
         with self.run.timed(f"clips {stage}") as phase:
-            rendered = renderer.render(self.questions.prompts, self.questions.seeds, stage, edit)
-            phase.said = f"{rendered.recipient}, {len(rendered.clips)} clips"
+            rendered = renderer.render(prompts, seeds, stage, edit, given)
+            split = f" of {prompts[0].split}" if len({prompt.split for prompt in prompts}) == 1 else ""
+            phase.said = f"{rendered.recipient}, {len(rendered.clips)} clips{split}"
         with self.run.timed("judging"):
-            judged = self.looks[stage, rendered.recipient] = Judged.of(self.judge, rendered)
-        where = self.run.folder / "clips" / stage / rendered.recipient
+            return Judged.of(self.judge, rendered)
+
+    def write_clips(self, renderer: Renderer, judged: Judged, edit: Edit | None) -> list[Path]:
+        """The clips' files, one a prompt."""
+        rendered = judged.rendered
+        where = self.run.folder / "clips" / rendered.stage / rendered.recipient
         files = [where / f"{i:03}_{p.concept}_{p.split}.mp4" for i, p in enumerate(rendered.prompts)]
         cache = None if edit else renderer.cache  # other runs show the same unedited ones
         with self.run.timed("clip files"), ThreadPoolExecutor() as pool:  # mostly each waits for an ffmpeg of its own
             pairs = zip(range(len(files)), files, strict=True)
             list(pool.map(lambda pair: write_clip(rendered.clips[pair[0]], pair[1], rendered.fps, cache), pairs))
-        rows = [row for concept in self.questions.concepts for row in self._rows(judged, concept, edit)]
-        self.scores = [s for s in self.scores if (s.stage, s.t2v) != (stage, rendered.recipient)] + rows
+        return files
+
+    def put(self, rows: Sequence[Score], instead: Callable[[Score], bool]) -> None:
+        """Adds rows to the run's scores, in place of those that are the same of an attempt before this one."""
+        self.scores = [score for score in self.scores if not instead(score)] + list(rows)
         self.run.write_scores(self.scores)
-        self._log(rendered, files, step)
 
     def _rows(self, judged: Judged, concept: Concept, edit: Edit | None) -> list[Score]:
         first = self.looks.get(("before", judged.rendered.recipient)) if edit else None
         before = {own.split: own for own in first.splits(concept.slug)} if first else {}
-        rows, rendered = [], judged.rendered
+        rows = []
         for own in judged.splits(concept.slug):
-            clips, seconds = own.rendered.hash, round(sum(own.rendered.seconds), 3)
-            rows += [
-                Score(
-                    **self.run.keys(concept), t2v=rendered.recipient, stage=rendered.stage, split=value.split,
-                    metric=value.name, value=value.value, stderr=value.stderr, n=value.n,
-                    edit=edit.hash if edit else "", clips=clips, seconds=seconds, unit=value.unit, goal=value.goal,
-                )
-                for metric in self.metrics
-                for value in metric(own, before.get(own.split))
-            ]  # fmt: skip
+            values = [value for metric in self.metrics for value in metric(own, before.get(own.split))]
+            rows += self.rows_of(own, concept, values, edit)
         return rows
 
-    def _log(self, rendered: Rendered, files: list[Path], step: int) -> None:
+    def rows_of(self, judged: Judged, concept: Concept, values: Sequence[Value], edit: Edit | None) -> list[Score]:
+        """Values of some clips of one concept, as rows with all their keys."""
+        rendered = judged.rendered
+        clips, seconds = rendered.hash, round(sum(rendered.seconds), 3)
+        return [
+            Score(
+                **self.run.keys(concept), t2v=rendered.recipient, stage=rendered.stage, split=value.split,
+                metric=value.name, value=value.value, stderr=value.stderr, n=value.n,
+                edit=edit.hash if edit else "", clips=clips, seconds=seconds, unit=value.unit, goal=value.goal,
+            )
+            for value in values
+        ]  # fmt: skip
+
+    def log(self, rendered: Rendered, files: list[Path], step: int) -> None:
         """Scores to all loggers, as split/metric their means over recipients and concepts; clips and a table to W&B."""
         values, means = dict[str, float](), defaultdict(list)
         of_stage = [s for s in self.scores if s.stage == rendered.stage]

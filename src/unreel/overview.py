@@ -16,7 +16,7 @@ from PIL import Image
 from unreel.clips import STRIP_GAP_PX
 from unreel.figures import lines_or_bars, scatter, svg_uri
 from unreel.files import write_text
-from unreel.records import Score, plain_split
+from unreel.records import ATTACK, Score, plain_split
 from unreel.tables import columns_of, estimated, finished_scores, groups_of, left, natural, varied
 
 
@@ -50,7 +50,7 @@ def _strips(folder: Path, run: str, t2v: str, concept: str) -> dict[str, dict[st
             prompts = json.loads(texts.get("prompts", "[]"))
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{path} cannot be read ({error}): remove it, or its run, and run that again") from None
-        if not prompts or plain_split(split) not in ("forget", "retain", "other_sense"):
+        if not prompts or not (plain_split(split) in ("forget", "retain", "other_sense") or split.startswith(ATTACK)):
             continue
         one = height / len(prompts) - STRIP_GAP_PX
         half = (width - 4 * STRIP_GAP_PX) // 2

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from unreel.attacking import Broken
 from unreel.clips import STRIP_FRAMES, data_uri, strip
 from unreel.figures import svg_uri
 from unreel.files import whole, write_text
@@ -30,6 +32,7 @@ SPLITS = {
     "other_sense": "The other sense, which must stay",
 }
 SPLITS |= {f"{split}{LONG}": f"{title}, asked for at length" for split, title in SPLITS.items()}
+BROUGHT_BACK = "Can it be brought back?"
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -165,12 +168,38 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
                     page.save(aside, pnginfo=texts)
 
 
+def _attacked(looks: dict[tuple[str, str], Judged], broken: Sequence[Broken]) -> dict[str, list[dict[str, Any]]]:
+    """Attack -> its cards: one attacked prompt each, with clips of the plain one beside those of the attacked one."""
+    cards: dict[str, list[dict[str, Any]]] = {}
+    for one in broken:
+        sides = {}
+        for stage, judged in (("before", one.before), ("after", one.after)):
+            own = looks[stage, one.recipient].splits(one.concept)
+            sides[stage] = next(look for look in own if look.split == "forget"), judged
+        for i, of in enumerate(one.of):
+            clips = []
+            for title, stage, which, k in (
+                ("plain, before", "before", 0, of), ("plain, after", "after", 0, of),
+                ("attacked, before", "before", 1, i), ("attacked, after", "after", 1, i),
+            ):  # fmt: skip
+                judged = sides[stage][which]
+                seen = judged.marks[k].get(judged.rendered.prompts[k].part)
+                uri = data_uri(judged.rendered.clips[k], judged.rendered.fps)
+                clips.append({"uri": uri, "title": title, "seen": seen, "bad": bool(seen) and stage == "after"})
+            plain, attacked = (sides["after"][which].rendered.prompts[k].text for which, k in ((0, of), (1, i)))
+            cards.setdefault(one.attack, []).append(
+                {"t2v": one.recipient, "plain": plain, "attacked": attacked, "clips": clips}
+            )
+    return cards
+
+
 def write_report(
     run: Run,
     looks: dict[tuple[str, str], Judged],
     scores: list[Score],
     facts: dict[str, Any],
     shots: Sequence[Tensor] = (),
+    broken: Sequence[Broken] = (),
 ) -> Path:
     """Writes `report.html` and the strips.
 
@@ -180,6 +209,7 @@ def write_report(
         scores: all rows of the run.
         facts: what was trained: tensors, parameters, of, steps, best_step, stopped.
         shots: what the training saw of the concept, (F, 3, H, W) in [0, 1] each.
+        broken: what attacks did.
     """
     recipients = list(dict.fromkeys(recipient for _, recipient in looks))
     gallery = []
@@ -191,12 +221,15 @@ def write_report(
                 {"t2v": recipient, "prompt": prompt, "seen": (before.marks[i], after.marks[i]),
                  "clips": [data_uri(side.rendered.clips[i], side.rendered.fps) for side in (before, after)]}
             )  # fmt: skip
+    for one in broken:
+        write_strips(run.folder, replace(one.before.rendered, prompts=one.after.rendered.prompts), one.after.rendered)
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html.j2").render(
         run=run, rows=score_rows(scores), gallery=gallery, splits=SPLITS, bounds=bounds, facts=facts,
         doubts=doubts(scores), curves=curves_of(run.folder), frames=frame_curves(looks),
         provenance=run.provenance, shots=[data_uri(clip) for clip in shots], recipients=recipients,
+        attacks=_attacked(looks, broken), brought_back=BROUGHT_BACK,
     )  # fmt: skip
     write_text(run.folder / "report.html", page)
     return run.folder / "report.html"

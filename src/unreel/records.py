@@ -7,11 +7,17 @@ from pathlib import Path
 
 PARTS = ("subject", "motion", "scene", "style")  # what a prompt may say, in the order in which it says it
 LONG = "_long"  # how the splits of prompts end that were written at length
+ATTACK = "attack_"  # how the splits of attacked prompts begin
 
 
 def plain_split(split: str) -> str:
     """The split of prompts, in whichever form they are: forget_long is forget."""
     return split.removesuffix(LONG)
+
+
+def must_go(split: str) -> bool:
+    """Whether the concept must be gone from clips of this split: of prompts that ask for it, plainly or attacked."""
+    return plain_split(split) == "forget" or split.startswith(ATTACK)
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Prompt:
 
     Attributes:
         text: what the models are given.
-        split: forget | retain | other_sense; the same with "_long" after it, where the text is its long form.
+        split: forget | retain | other_sense, the same with "_long" after it where the text is its long form; or
+            attack_<name>.
         shows: (part, phrase) pairs, parts of PARTS: what the judge is told that the text says; the rest is not judged.
         concept: slug of the concept that it belongs to.
         part: the part that names the concept, or its neighbour or other sense; "" where the text says none of them.

@@ -1,4 +1,6 @@
-"""Prompts x seeds -> clips on disk. Clips are kept by all that decides them, and never rendered twice."""
+"""Prompts, or what the denoiser reads in their place, x seeds -> clips on disk.
+
+Clips are kept by all that decides them, and never rendered twice."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from torch import Tensor
 from unreel.cache import TensorCache
 from unreel.edits import Edit
 from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes, tensor_hash
-from unreel.models.model import Model
+from unreel.models.model import Conditioning, Model
 from unreel.models.running import computes_bfloat16
 from unreel.records import Prompt
 
@@ -82,11 +84,21 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips that are rendered at a time: what they are kept by, and their prompts and seeds."""
+    """Clips that are rendered at a time: what they are kept by, their prompts or what is read of them, their seeds."""
 
     keys: list[str]
-    texts: list[str]
+    said: list[str] | Conditioning
     seeds: list[int]
+
+    def at(self, places: Sequence[int]) -> "Batch":
+        """Some of the clips alone."""
+        said = self.said.rows(list(places)) if isinstance(self.said, Conditioning) else [self.said[i] for i in places]
+        return Batch([self.keys[i] for i in places], said, [self.seeds[i] for i in places])
+
+
+def _hash(given: Conditioning, i: int) -> dict[str, str]:
+    """Hashes of what the denoiser reads of one prompt, to the last bit."""
+    return {name: tensor_hash(tensor[i], tensor.dtype) for name, tensor in given.items()}
 
 
 class Renderer:
@@ -125,19 +137,26 @@ class Renderer:
             dtypes={key: str(next(module.parameters()).dtype) for key, module in model.components.items()},
         )  # fmt: skip
 
-    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None) -> Rendered:
+    def render(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None,
+        given: Conditioning | None = None,
+    ) -> Rendered:  # fmt: skip
         """One clip a prompt, each with its own seed.
 
         Args:
             prompts, seeds: what is rendered.
             stage: what it is called.
             edit: what is applied to the model now, if anything is.
+            given: what the denoiser reads in place of the prompts' texts, a row for each.
         """
         cache, state = self.own if edit else self.cache, self.key(edit)
-        keys = [content_key(state=state, prompt=p.text, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+        asked = [{"prompt": prompt.text} if given is None else {"given": _hash(given, i)}
+                 for i, prompt in enumerate(prompts)]  # fmt: skip
+        keys = [content_key(state=state, **what, seed=s) for what, s in zip(asked, seeds, strict=True)]
         alone = cache.locked(keys[0]) if edit is None and keys else nullcontext()
         with alone:  # other runs that want the same clips wait for them, those that want others do not
-            seconds = self._render(cache, Batch(keys, [p.text for p in prompts], list(seeds)), stage)
+            said = given if given is not None else [p.text for p in prompts]
+            seconds = self._render(cache, Batch(keys, said, list(seeds)), stage)
         return Rendered(self.model.name, stage, list(prompts), StoredClips(cache, keys), seconds, self.model.fps)
 
     def _render(self, cache: TensorCache, wanted: Batch, stage: str) -> list[float]:
@@ -147,10 +166,7 @@ class Renderer:
         spent = {key: float(found["seconds"]) for key, found in kept.items() if found is not None}
         missing = [i for i, key in enumerate(keys) if key not in spent and key not in keys[:i]]
         parts = [missing[start : start + self.batch] for start in range(0, len(missing), self.batch)]
-        batches = [
-            Batch([keys[i] for i in part], [wanted.texts[i] for i in part], [wanted.seeds[i] for i in part])
-            for part in parts
-        ]
+        batches = [wanted.at(part) for part in parts]
         with Progress(transient=True, disable=not get_console().is_terminal) as progress:
             task = progress.add_task(f"{self.model.name} {stage}", total=len(keys), completed=len(keys) - len(missing))
             seconds = self._rendered(cache, batches, lambda clips: progress.advance(task, clips))
@@ -169,7 +185,7 @@ class Renderer:
     def rendered(self, cache: TensorCache, batch: Batch) -> float:
         """Renders one batch into the cache, with the model as it is now; the seconds a clip."""
         began = time.perf_counter()
-        clips = self.model.render(batch.texts, batch.seeds)
+        clips = self.model.render(batch.said, batch.seeds)
         each = (time.perf_counter() - began) / len(batch.keys)
         for key, clip in zip(batch.keys, clips, strict=True):
             cache.save(key, {"clip": (clip * 255).round().to(torch.uint8), "seconds": torch.tensor(each)})

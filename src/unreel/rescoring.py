@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from unreel import assembly, door
+from unreel.attacking import Attacking, captions_of
 from unreel.edits import Edit, method_named
 from unreel.exports import artifact, exporting
 from unreel.libraries import prepare_libraries
@@ -27,7 +28,9 @@ def rescore(config: DictConfig) -> Path:
     recipients = assembly.recipients_of(config, device)
     judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
     metrics = assembly.metrics_of(config, questions, recipients)
-    parts = [*recipients, judge, *metrics]
+    attacks = assembly.attacks_of(config, questions, edit.method, edit.is_attached)
+    captions = captions_of(questions) if attacks else []
+    parts = [*recipients, judge, *metrics, *attacks, *([Attacking] if attacks else [])]
     parts += [method_named(edit.method)] if edit.is_attached else []
     run = assembly.run_of(config, questions, parts, [edit.hash], facts.get("most_steps"))
     exports = exporting.wanted_of(config, edit.components, edit.is_attached)
@@ -40,8 +43,9 @@ def rescore(config: DictConfig) -> Path:
             edit.check(recipient)
             if config.one_model_at_a_time:
                 recipient.release()
-        share = Share(exporting.plainest(recipients) if exports else recipients[0], recipients)
+        share = Share(exporting.plainest(recipients) if exports or attacks else recipients[0], recipients)
         exporting.check(exports, share.maker, list(edit.tensors))
+        assembly.check_attacks(attacks, [share], config.one_model_at_a_time)
         phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:
         if todo:
@@ -50,10 +54,12 @@ def rescore(config: DictConfig) -> Path:
             artifact.use(edit, loggers)
             evaluation = assembly.evaluation_of(config, questions, recipients, judge, metrics, run, loggers)
             evaluation.look("before")
-            evaluation.look("after", {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0)
+            edits, steps = {recipient.name: edit for recipient in recipients}, facts.get("steps") or 0
+            evaluation.look("after", edits, steps)
+            broken = Attacking(evaluation, attacks, captions, config.seed).carry_out([share], edits, steps)
             edit.save(run.folder / "edit.safetensors")
             exporting.export(run, exporting.made_in(run, [share]), questions.concepts, exports)
-            write_report(run, evaluation.looks, evaluation.scores, facts)
+            write_report(run, evaluation.looks, evaluation.scores, facts, broken=broken)
         else:
             rest = exporting.lacking(run.folder, exports, config)
             exporting.export(run, exporting.made_in(run, [share]), questions.concepts, rest)

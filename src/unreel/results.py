@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from unreel.columns import column_of
 from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import write_text
-from unreel.records import Score
+from unreel.records import Score, must_go
 from unreel.scores import write_scores
 from unreel.tables import (
     columns_of,
@@ -31,17 +32,14 @@ def write_tables(
     Args:
         scores: of all runs.
         folder: of the experiment.
-        bars: column -> what is asked of it: at most, of forget and of the gap's size; at least, of the others.
+        bars: column -> what is asked of it: at most, of forget, attacks and the gap's size; at least, of the others.
         images: the recipient whose clips are the donor's images, for the transfer gap.
         by: what the runs differ in: a key of scores (shots, parameters, steps, t2v), or concepts: how many in one edit.
     """
     groups = groups_of(scores)
     write_scores(folder / "scores.jsonl", scores)
     still = in_images(scores, images)
-    signs = {"forget": "forget ≤", "transfer gap": "size of the transfer gap ≤"}
-    asked = ", ".join(
-        f"{signs.get(name, f'{name} ≥')} {bar:.0%}" for name, bar in bars.items() if still or name != "transfer gap"
-    )
+    asked = ", ".join(f"{_asked_of(name)} {bar:.0%}" for name, bar in bars.items() if still or name != "transfer gap")
     singles = [s for s in scores if groups[s.run] == s.kind]
     text = f"After the edit, ± 95 % over seeds{f'; asked: {asked}' if asked else ''}\n\n"
     if over := pooled(scores):
@@ -61,6 +59,13 @@ def write_tables(
     )
     write_text(folder / "table.md", text)
     save(scatter(scores, bars), folder / "forget_retain.png")
+
+
+def _asked_of(column: str) -> str:
+    """A column, and whether its bar is the most or the least."""
+    if column == "transfer gap":
+        return "size of the transfer gap ≤"
+    return f"{column} {'≤' if must_go(column_of(column).split) else '≥'}"
 
 
 def told(scores: Sequence[Score]) -> str:

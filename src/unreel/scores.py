@@ -38,7 +38,7 @@ def interval(score: Score) -> tuple[float, float] | None:
     """95 % interval over clips: Wilson's of a share, else Student's t; None where nothing is known of it."""
     if score.stderr is None or not score.n:
         return None
-    if score.metric.endswith(("accuracy", "agreement", "_share", "dynamic_degree_blocks")):
+    if score.metric.endswith(("accuracy", "agreement", "_share", "success_rate", "dynamic_degree_blocks")):
         found = binomtest(round(score.value * score.n), score.n).proportion_ci(method="wilson")
         return float(found.low), float(found.high)
     if score.n < 2:

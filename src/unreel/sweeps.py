@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from unreel.columns import column_of
 from unreel.files import clear_asides
 from unreel.jobs import jobs_of, read_job, stop_jobs
 from unreel.signals import are_set, stop_on_signals
@@ -109,10 +110,11 @@ def objectives_of(config: DictConfig) -> list[str]:
     objectives = [given] if isinstance(given, str) else list(given)
     if not objectives:
         return []
-    from unreel.tables import COLUMNS  # seconds
-
-    if unknown := [name for name in objectives if name not in COLUMNS]:
-        raise ValueError(f"found objectives={','.join(map(str, unknown))}: expected some of {', '.join(COLUMNS)}")
+    for name in objectives:
+        try:
+            column_of(str(name))
+        except ValueError as error:
+            raise ValueError(str(error).replace("found ", "found objectives=", 1)) from None
     return objectives
 
 

@@ -1,17 +1,4 @@
-"""Tables over many runs: what a sweep's experiment folder holds.
-
-forget     concept accuracy on forget prompts, after, in [0, 1]
-retain, context, other sense     accuracy after over accuracy before, means over runs; 1 is untouched
-near       the same, of retained prompts' near neighbours alone: the concept's part of what they say
-second ... the same by the second judge; agreement is that of both judges after, in [0, 1]
-ssim       of retained clips to those before, in [-1, 1]
-motion seen, still, another motion, broken     of clips that ask for an erased motion, read without training; together 1
-motions kept, motion amount     of retained clips: motions so read, and how much moves, after over before
-worst frame     of forget clips, those of which any frame shows the concept, in [0, 1]
-long ...   the same figures for the same prompts in their long form
-overall    harmonic mean of 1 - forget, context and retain, the latter two at most 1; as in Lu et al., "MACE", CVPR 2024
-transfer gap     forget in images minus forget in clips of the same edit: below 0 where clips still show the concept and
-    images do not
+"""Tables over many runs: what a sweep's experiment folder holds; their columns are those of `columns`.
 
 Intervals are 95 %, over seeds, by Student's t: of the mean, and of the ratio of means (Cochran, "Sampling Techniques",
 1977, eq. 6.13). A draw is the mean over all runs of one seed: they share what the seed decides, and the concepts were
@@ -21,49 +8,16 @@ chosen, not drawn, so that to count every run would make the intervals too narro
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from unreel.records import LONG, Score
+from unreel.columns import ALWAYS, COLUMNS, KEYS, column_of
+from unreel.records import ATTACK, Score
 from unreel.scores import read_scores
 from unreel.status import read_status
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of tables: a metric of a split, after; or, where it is relative, over what it was before."""
-
-    split: str
-    metric: str
-    relative: bool = True
-
-
-COLUMNS = {
-    "forget": Column("forget", "concept_accuracy", relative=False),
-    "context": Column("context", "context_accuracy"),
-    "retain": Column("retain", "accuracy"),
-    "other sense": Column("other_sense", "concept_accuracy"),
-    "near": Column("retain", "concept_accuracy"),
-    "second forget": Column("forget", "second_concept_accuracy", relative=False),
-    "second context": Column("context", "second_context_accuracy"),
-    "second retain": Column("retain", "second_accuracy"),
-    "agreement": Column("forget", "agreement", relative=False),
-    "ssim": Column("retain", "ssim", relative=False),
-    "motion seen": Column("forget", "motion_seen_share", relative=False),
-    "still": Column("forget", "still_share", relative=False),
-    "another motion": Column("forget", "another_motion_share", relative=False),
-    "broken": Column("forget", "broken_share", relative=False),
-    "motions kept": Column("retain", "read_motion_accuracy"),
-    "motion amount": Column("retain", "motion_amount"),
-    "worst frame": Column("forget", "worst_frame_accuracy", relative=False),
-}
-ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
-COLUMNS |= {f"long {name}": replace(COLUMNS[name], split=f"{COLUMNS[name].split}{LONG}") for name in ALWAYS}
-KEYS = ("t2i", "method", "parameters", "shots", "steps", "setting", "concepts", "t2v")  # what settings may differ in
 
 
 def finished_scores(runs: Iterable[Path]) -> list[Score]:
@@ -81,7 +35,7 @@ def by_run(scores: Sequence[Score], column: str) -> dict[tuple[str, str], tuple[
 
     Of a column that is not relative, what was never measured before is NaN.
     """
-    asked = COLUMNS[column]
+    asked = column_of(column)
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for s in scores:
         if (s.split, s.metric) == (asked.split, asked.metric):
@@ -123,12 +77,14 @@ def overall(scores: Sequence[Score]) -> tuple[float, float] | None:
 def columns_of(scores: Sequence[Score]) -> list[str]:
     """The columns of a table of these scores."""
     measured = {(s.split, s.metric) for s in scores}
-    return [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
+    plain = [name for name, c in COLUMNS.items() if name in ALWAYS or (c.split, c.metric) in measured]
+    attacks = sorted(of for of, metric in measured if of.startswith(ATTACK) and metric == "concept_accuracy")
+    return plain + [split.replace(ATTACK, "attack ", 1) for split in attacks]
 
 
 def estimated(scores: Sequence[Score], column: str) -> tuple[float, float] | None:
     """A column's value, and half its 95 % interval (NaN of one seed); None where it cannot be told."""
-    return estimate(pairs(scores, column), COLUMNS[column].relative)
+    return estimate(pairs(scores, column), column_of(column).relative)
 
 
 def estimate(values: np.ndarray, relative: bool) -> tuple[float, float] | None:
@@ -201,7 +157,7 @@ def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None
     row = {"transfer gap": gap(scores, still)} if still else {}
     for column in columns_of(scores):
         values = pairs(scores, column)
-        found = estimate(values, COLUMNS[column].relative)
+        found = estimate(values, column_of(column).relative)
         if found is None:
             row[column] = "–" if not len(values) else "0 before"
             continue

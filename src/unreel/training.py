@@ -8,11 +8,12 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from unreel import assembly
+from unreel.attacking import Attacking
+from unreel.attacks.attack import Attack
 from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
 from unreel.edits import Edit
-from unreel.evaluation import Evaluation
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
 from unreel.libraries import prepare_libraries
@@ -39,6 +40,7 @@ class Parts:
     recipients: list[Model]
     judge: Judge
     metrics: list[Metric]
+    attacks: list[Attack]
     run: Run
     exports: list[str]
 
@@ -55,9 +57,11 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     donor, recipients = assembly.donor_of(config, device), assembly.recipients_of(config, device)
     judge = assembly.judge_of(config, questions, recipients, device)
     metrics = assembly.metrics_of(config, questions, recipients)
+    attacks = assembly.attacks_of(config, questions, method.name, bool(method.attaches))
     steps = method.most_steps(len(captions), config.shots)
-    run = assembly.run_of(config, questions, [donor, *recipients, judge, method, *metrics], [shots.content], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, run, exports)
+    parts = [donor, *recipients, judge, method, *metrics, *attacks, *([Attacking] if attacks else [])]
+    run = assembly.run_of(config, questions, parts, [shots.content], steps)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports)
 
 
 def train(config: DictConfig, questions: Questions) -> Path:
@@ -79,6 +83,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
             exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
             if config.one_model_at_a_time:
                 share.maker.release()
+        assembly.check_attacks(parts.attacks, shares, config.one_model_at_a_time)
         phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:
         if todo:
@@ -88,7 +93,8 @@ def train(config: DictConfig, questions: Questions) -> Path:
                 config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
             )
             task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
-            carry_out(config, run, evaluation, parts.donor, parts.method, task, shares, parts.exports)
+            attacking = Attacking(evaluation, parts.attacks, parts.captions, config.seed)
+            carry_out(config, run, attacking, parts.donor, parts.method, task, shares, parts.exports)
         elif is_first_process():  # it is finished: exports that were not asked for then
             rest = exporting.lacking(run.folder, parts.exports, config)
             exporting.export(run, exporting.made_in(run, shares), questions.concepts, rest)
@@ -98,11 +104,12 @@ def train(config: DictConfig, questions: Questions) -> Path:
 
 
 def carry_out(
-    config: DictConfig, run: Run, evaluation: Evaluation, donor: Model, method: Method, task: Task,
+    config: DictConfig, run: Run, attacking: Attacking, donor: Model, method: Method, task: Task,
     shares: list[Share], exports: list[str],
 ) -> None:  # fmt: skip
-    """Shots, edits, clips, exports and report of a run. Several edits: the first is in its folder, the others below."""
+    """Shots, edits, clips, attacks, exports, report. The first edit is in the run folder, others are below."""
     pl.seed_everything(config.seed, verbose=False)
+    evaluation = attacking.evaluation
     if is_first_process():
         evaluation.look("before")
     shots = task.shots
@@ -135,8 +142,9 @@ def carry_out(
     facts = next(iter(edits.values())).provenance["facts"]
     run.message = facts["stopped"]
     evaluation.look("after", edits, facts["steps"])
+    broken = attacking.carry_out(shares, edits, facts["steps"])
     made, concepts = exporting.made_in(run, shares), evaluation.questions.concepts
     exporting.export(run, made, concepts, exports)
     artifact.log(run, made, concepts, evaluation.loggers)
     with run.timed("report"):
-        write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()))
+        write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()), broken)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -48,6 +48,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,5
 
 ModelFolder = Annotated[str | Path, AfterValidator(check_model_folder)]
 """A local folder of a diffusers pipeline or model, or the id of one on the hub."""
+
+
+Budget = Annotated[int, Field(ge=1, le=100_000)]
+"""How many steps a search may take."""
 
 
 def told(error: ValidationError, where: str = "") -> str:

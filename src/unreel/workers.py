@@ -26,7 +26,7 @@ from unreel.cache import TensorCache
 from unreel.door import built
 from unreel.edits import Edit
 from unreel.libraries import prepare_libraries
-from unreel.models.model import Model
+from unreel.models.model import Conditioning, Model
 from unreel.records import Prompt
 from unreel.rendering import Batch, Rendered, Renderer
 from unreel.signals import are_set, held_back, stop_on_signals
@@ -246,7 +246,11 @@ class PooledRenderer(Renderer):
         super().release()
         self.workers.end()
 
-    def render(self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None) -> Rendered:
+    def render(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None,
+        given: Conditioning | None = None,
+    ) -> Rendered:  # fmt: skip
+        assert given is None, "what is learned about a model in this process is rendered by it"
         with self.workers.at_work() as self._parallel:
             return super().render(prompts, seeds, stage, edit)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unreel.records import Concept, Prompt, plain_split
+from unreel.records import Concept, Prompt, must_go
 from unreel.rendering import Rendered
 
 _AT_A_TIME = 32  # clips that are read from disk together
@@ -150,7 +150,7 @@ class Judged:
     @property
     def must_go(self) -> bool:
         """Whether they are of prompts that ask for what is erased, in any form."""
-        return plain_split(self.split) == "forget"
+        return must_go(self.split)
 
     def splits(self, concept: str) -> list["Judged"]:
         """The clips of one concept, one for each split that its prompts have."""

@@ -2,6 +2,7 @@
 
     split forget:       concept_accuracy, the clips that still show the concept; lower is better
     split context:      context_accuracy, over what the same prompts say besides the concept
+    split attack_...:   concept_accuracy of attacked prompts; lower is better
     split retain, ...:  accuracy, over all that the prompts say, and concept_accuracy of their neighbour or other sense
     forget_long, ...:   the same of prompts in their long form, in splits of their own: context_long, retain_long
 
@@ -15,14 +16,14 @@ from collections.abc import Mapping, Sequence
 
 from unreel.judges.judge import Judged
 from unreel.metrics.metric import Metric, share_of
-from unreel.records import Prompt, Value, plain_split
+from unreel.records import Prompt, Value, must_go, plain_split
 
 
 class Accuracy(Metric):
     """Values of accuracy."""
 
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
-        """In [0, 1]; concept_accuracy of the forget split is good when it is low, all else when it is high."""
+        """In [0, 1]; concept_accuracy of what must go is good when it is low, all else when it is high."""
         return accuracies(after.split, after.rendered.prompts, after.marks)
 
 
@@ -34,12 +35,14 @@ def accuracies(split: str, prompts: Sequence[Prompt], marks: Sequence[Mapping[st
     others = [[right for part, right in marks.items() if part != prompt.part] for prompt, marks in looked]
     if plain_split(split) == "forget":
         found = {(split, "concept_accuracy"): named, (split.replace("forget", "context"), "context_accuracy"): others}
+    elif must_go(split):
+        found = {(split, "concept_accuracy"): named}
     else:
         whole = [list(marks.values()) for _, marks in looked]
         found = {(split, "concept_accuracy"): named, (split, "accuracy"): whole}
     values = []
     for (split, name), clips in found.items():
         if marked := [marks for marks in clips if marks]:
-            goal = "down" if plain_split(split) == "forget" else "up"
+            goal = "down" if must_go(split) else "up"
             values.append(Value(split, name, *share_of(marked), "share", goal))
     return values

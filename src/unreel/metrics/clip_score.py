@@ -15,7 +15,7 @@ from unreel.records import Value
 
 
 class ClipScore(Metric):
-    """Values of CLIP score; on the forget split, lower is better."""
+    """Values of CLIP score; of what must go, lower is better."""
 
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
         """One value in [0, 100]."""
