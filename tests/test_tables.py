@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from unreel.figures import forget_retain, pareto, setting_means
 from unreel.files import write_text
 from unreel.records import Score
-from unreel.results import write_tables
+from unreel.results import _asked_of, write_tables
 from unreel.scores import read_scores, write_scores
 from unreel.sweeps import Sweep
 from unreel.tables import (
@@ -269,3 +269,9 @@ def test_a_second_sweep_of_the_same_name_is_refused(tmp_path):
         second.on_multirun_start(config)
     first.lock.close()
     second.on_multirun_start(config)
+
+
+def test_a_bar_says_whether_less_or_more_is_asked():
+    down = ("forget", "second forget", "long forget", "motion seen", "broken", "worst frame", "attack cce")
+    assert all(_asked_of(column).endswith("≤") for column in down)
+    assert all(_asked_of(column).endswith("≥") for column in ("retain", "agreement", "long retain", "ssim", "near"))

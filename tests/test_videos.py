@@ -9,14 +9,17 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
+from conftest import configured
 from test_shots import make_batches, make_shots
 from unreel.clips import write_mp4
+from unreel.door import questions_of
 from unreel.images import shot_files
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.modelscope import ModelScope
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.shots import pixels_of
-from unreel.videos import DEMUXERS, read_clip
+from unreel.training import opened
+from unreel.videos import DEMUXERS, check_clip, read_clip
 from unreel.zoo.world import Spec, draw_clip
 
 
@@ -93,7 +96,7 @@ def odd_files(folder):
 def test_what_is_no_clip_ends_in_one_line_that_names_it(tmp_path):
     for name, said in odd_files(tmp_path).items():
         with pytest.raises(ValueError) as found:
-            read_clip(tmp_path / name, 32, 8, 8)
+            check_clip(tmp_path / name)
         assert name in str(found.value) and said in str(found.value) and "\n" not in str(found.value)
 
 
@@ -145,3 +148,32 @@ def test_an_image_stands_still_for_a_video_donor_and_a_clip_gives_an_image_donor
     small = torch.nn.functional.interpolate(drawn * 2 - 1, (32, 32), mode="area")
     nearest = int((small - middle).abs().mean((1, 2, 3)).argmin())
     assert nearest in (3, 4)
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [(".mp4", 2), (".gif", 2), (".gif", 1)])
+def test_slow_clips_and_those_that_rest_in_their_middle_are_clips(tmp_path, suffix, rate):
+    path = bars(tmp_path / f"a{suffix}", seconds=6, rate=rate)
+    check_clip(path)
+    assert read_clip(path, 32, 1, 1).shape == (1, 32, 32, 3)
+    assert len({frame.tobytes() for frame in read_clip(path, 32, 6, 1)}) > 3
+    rests = np.zeros((60, 32, 32, 3), np.uint8)
+    rests[:4, 8:16] = rests[-4:, 16:24] = 255
+    imageio.imwrite(tmp_path / "b.mp4", rests, fps=8)
+    check_clip(tmp_path / "b.mp4")
+
+
+def test_a_method_that_learns_from_clips_takes_no_images(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    config = configured(
+        "train",
+        [
+            "method=motion_contrast",
+            "concept=spinning",
+            "t2i=zoo_unet3d",
+            f"images={tmp_path}",
+            "shots=1",
+            "logger=none",
+        ],
+    )
+    with pytest.raises(ValueError, match=r"a\.png is an image: method motion_contrast learns from clips"):
+        opened(config, questions_of(config))

@@ -183,6 +183,7 @@ def check_attacks(attacks: Sequence[Attack], shares: Sequence[Share], one_at_a_t
         for model in dict.fromkeys([share.maker, *share.recipients]):
             for attack in attacks:
                 if model is share.maker or attack.searches_on == "recipient":
+                    attack.check_gradients(model)
                     attack.check_model(model)
             if one_at_a_time:
                 model.release()

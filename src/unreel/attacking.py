@@ -97,8 +97,7 @@ class Attacking:
         Returns:
             What they did, for the report.
         """
-        own = self.evaluation.renderers  # what an attack does to a model no worker's copy of it knows
-        renderers = {r.model.name: Renderer(r.model, r.cache, r.own, r.batch) for r in own}
+        renderers = {renderer.model.name: renderer.here() for renderer in self.evaluation.renderers}
         for attack in self.attacks:
             for captions in self.captions:
                 for share in shares:
@@ -116,6 +115,8 @@ class Attacking:
         prompts, seeds = self._asked(captions.concept)
         seen: dict[str, tuple[Found, Judged]] = {}
         for stage, applied in (("before", None), ("after", edit)):
+            if self.evaluation.one_at_a_time and maker is not renderer.model:
+                renderer.model.release()
             found = self._found(attack, captions, maker, applied)
             if self.evaluation.one_at_a_time and maker is not renderer.model:
                 maker.release()
@@ -151,7 +152,8 @@ class Attacking:
         key = content_key(
             attack=repr(attack), model=maker.content, edit=edit.hash if edit else "", seed=self.seed,
             prompts=[repr(prompt) for prompt in prompts], seeds=seeds, contexts=captions.contexts,
-            concept=repr(captions.concept), code=code_hash([attack, maker]), libraries=library_versions(),
+            concept=repr(captions.concept), near=captions.near, vocabulary=captions.surroundings.vocabulary,
+            evaluated=sorted(captions.evaluated), code=code_hash([attack, maker]), libraries=library_versions(),
         )  # fmt: skip
         below = Path("attacks") / attack.name
         file = f"{stage}_{maker.name}_{captions.concept.slug}"

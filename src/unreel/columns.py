@@ -27,26 +27,27 @@ class Column:
     split: str
     metric: str
     relative: bool = True
+    down: bool = False  # whether less is better
 
 
 COLUMNS = {
-    "forget": Column("forget", "concept_accuracy", relative=False),
+    "forget": Column("forget", "concept_accuracy", relative=False, down=True),
     "context": Column("context", "context_accuracy"),
     "retain": Column("retain", "accuracy"),
     "other sense": Column("other_sense", "concept_accuracy"),
     "near": Column("retain", "concept_accuracy"),
-    "second forget": Column("forget", "second_concept_accuracy", relative=False),
+    "second forget": Column("forget", "second_concept_accuracy", relative=False, down=True),
     "second context": Column("context", "second_context_accuracy"),
     "second retain": Column("retain", "second_accuracy"),
     "agreement": Column("forget", "agreement", relative=False),
     "ssim": Column("retain", "ssim", relative=False),
-    "motion seen": Column("forget", "motion_seen_share", relative=False),
+    "motion seen": Column("forget", "motion_seen_share", relative=False, down=True),
     "still": Column("forget", "still_share", relative=False),
     "another motion": Column("forget", "another_motion_share", relative=False),
-    "broken": Column("forget", "broken_share", relative=False),
+    "broken": Column("forget", "broken_share", relative=False, down=True),
     "motions kept": Column("retain", "read_motion_accuracy"),
     "motion amount": Column("retain", "motion_amount"),
-    "worst frame": Column("forget", "worst_frame_accuracy", relative=False),
+    "worst frame": Column("forget", "worst_frame_accuracy", relative=False, down=True),
 }
 ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them
 COLUMNS |= {f"long {name}": replace(COLUMNS[name], split=f"{COLUMNS[name].split}{LONG}") for name in ALWAYS}
@@ -58,5 +59,5 @@ def column_of(name: str) -> Column:
     if name in COLUMNS:
         return COLUMNS[name]
     if name.startswith("attack "):
-        return Column(name.replace("attack ", ATTACK, 1), "concept_accuracy", relative=False)
+        return Column(name.replace("attack ", ATTACK, 1), "concept_accuracy", relative=False, down=True)
     raise ValueError(f"found {name}: expected some of {', '.join(COLUMNS)}, or attack NAME")

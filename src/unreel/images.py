@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unreel.records import Concept
-from unreel.videos import DEMUXERS, read_clip
+from unreel.videos import DEMUXERS, check_clip, read_clip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MOST_PIXELS = 64_000_000
@@ -23,7 +23,7 @@ def shot_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} has no image: expected files that end in {', '.join(SUFFIXES)}, or clips ({', '.join(DEMUXERS)})"
         )
-    if len({path.suffix.lower() in DEMUXERS for path in files}) > 1:
+    if len(set(map(is_clip, files))) > 1:
         raise ValueError(f"{folder} has images and clips: expected one of the two; move the others elsewhere")
     return files
 
@@ -40,11 +40,19 @@ def images_of(concept: Concept, shots: int) -> list[Path]:
         raise ValueError(f"found shots=0 and {concept.images}: expected as many shots as images are used")
     files = shot_files(concept.images)
     if len(files) < shots:
-        found = f"{len(files)} {'clips' if files[0].suffix.lower() in DEMUXERS else 'images'}"
+        found = f"{len(files)} {'clips' if is_clip(files[0]) else 'images'}"
         raise ValueError(f"{concept.images} has {found}: expected shots={shots}; lower shots or add some")
     for path in files[:shots]:  # they are read again at the donor's size
-        read_shot(path, 8, 2, 8)
+        if is_clip(path):
+            check_clip(path)
+        else:
+            decoded(path, 8)
     return files[:shots]
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is a clip by its name, and no image."""
+    return path.suffix.lower() in DEMUXERS
 
 
 def read_shot(path: Path, size_px: int, frames: int, fps: int) -> np.ndarray:
@@ -55,7 +63,7 @@ def read_shot(path: Path, size_px: int, frames: int, fps: int) -> np.ndarray:
     Raises:
         ValueError: as of `decoded` and `read_clip`.
     """
-    if path.suffix.lower() in DEMUXERS:
+    if is_clip(path):
         return read_clip(path, size_px, frames, fps)
     return np.stack([np.array(decoded(path, size_px))] * frames)
 

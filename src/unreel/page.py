@@ -97,10 +97,11 @@ def frame_curves(looks: Mapping[tuple[str, str], Judged]) -> str:
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for (stage, recipient), judged in looks.items():
         concepts = dict.fromkeys(prompt.concept for prompt in judged.rendered.prompts)
-        own = [part for concept in concepts for part in judged.splits(concept)] if stage in ("before", "after") else []
+        looked = stage in ("before", "after") and bool(judged.frame_marks)  # images have one frame
+        own = [part for concept in concepts for part in judged.splits(concept)] if looked else []
         for split in dict.fromkeys(part.split for part in own):
             shown = torch.cat([by_frame(part) for part in own if part.split == split])
-            if len(shown) and shown.shape[1] > 1:
+            if len(shown):
                 lines = panels.setdefault(split.replace("_", " "), {})
                 lines[f"{stage}, {recipient}"] = list(enumerate(shown.mean(0).tolist(), start=1))
     return _figure(panels, "frame")

@@ -122,6 +122,10 @@ class Renderer:
         """Frees the memory of whatever renders."""
         self.model.release()
 
+    def here(self) -> "Renderer":
+        """One that renders in this process: with what is done to its model here, which no other process knows."""
+        return self
+
     def key(self, edit: Edit | None) -> str:
         """Hash of all that decides a clip but its prompt and its seed: weights as they are now, edit, code, machine.
 

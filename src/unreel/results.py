@@ -10,7 +10,7 @@ import numpy as np
 from unreel.columns import column_of
 from unreel.figures import lines_or_bars, pareto, save, scatter
 from unreel.files import write_text
-from unreel.records import Score, must_go
+from unreel.records import Score
 from unreel.scores import write_scores
 from unreel.tables import (
     columns_of,
@@ -65,7 +65,7 @@ def _asked_of(column: str) -> str:
     """A column, and whether its bar is the most or the least."""
     if column == "transfer gap":
         return "size of the transfer gap ≤"
-    return f"{column} {'≤' if must_go(column_of(column).split) else '≥'}"
+    return f"{column} {'≤' if column_of(column).down else '≥'}"
 
 
 def told(scores: Sequence[Score]) -> str:

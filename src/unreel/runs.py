@@ -47,6 +47,8 @@ def identity(config: DictConfig, content: Sequence[str]) -> str:
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     settings = {key: value for key, value in resolved.items() if key not in _NO_RESULTS}
+    if isinstance(source := settings.get("prompts"), dict):
+        settings["prompts"] = {key: value for key, value in source.items() if key not in _NO_RESULTS}
     return content_key(config=settings, content=list(content), libraries=library_versions())[:8]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.hashes import code_hash, content_key, library_versions, parameter_hashes
-from unreel.images import images_of, read_shot
+from unreel.images import images_of, is_clip, read_shot
 from unreel.models.model import Model
 
 SHOT_SEEDS = 2**40  # where the seeds of shots begin; those of evaluated clips are below
@@ -89,6 +89,10 @@ class Shots:
                 self.cache.save(keys[i], made)
         whole = [kept for kept in found if kept is not None]
         return torch.stack([kept["pixels"] for kept in whole]), torch.stack([kept["latents"] for kept in whole])
+
+    def pictures(self) -> list[Path]:
+        """The user's files that are images, which stand still."""
+        return [path for files in self.files.values() for path in files if not is_clip(path)]
 
     def say_what_they_show(self, slug: str) -> bool:
         """Whether the captions of a concept's shots can say all that they show: the donor made them from these."""

@@ -51,6 +51,10 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     texts = [prompt.text for prompt in questions.prompts]
     captions = [TrainingCaptions(concept, questions.surroundings, texts) for concept in questions.concepts]
     shots = Shots(captions, config.shots, config.seed, assembly.cache_of(config))
+    if "clips" in method.needs and (pictures := shots.pictures()):
+        raise ValueError(
+            f"{pictures[0]} is an image: method {method.name} learns from clips; expected mp4, webm or gif"
+        )
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
     exports = exporting.wanted_of(config, method.edits, bool(method.attaches))

@@ -246,6 +246,10 @@ class PooledRenderer(Renderer):
         super().release()
         self.workers.end()
 
+    def here(self) -> Renderer:
+        self.workers.end()
+        return Renderer(self.model, self.cache, self.own, self.batch)
+
     def render(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], stage: str, edit: Edit | None = None,
         given: Conditioning | None = None,

@@ -65,8 +65,10 @@ class Target:
         Args:
             texts: what is shown.
             seeds: one each; an attacker's own where none are given.
-            whole: whether all frames of a video model's clips are wanted, and not the first one alone.
+            whole: whether all frames of a video model's clips are wanted, and not the first one alone; of a motion
+                they always are.
         """
+        whole = whole or self.concept.part == "motion"
         first = PICTURE_SEEDS + 100_000 * self.seed
         each = list(seeds) if seeds is not None else [first + i for i in range(len(texts))]
         made_by = {"model": self.original.content, "libraries": library_versions(), "code": code_hash([self.original])}
@@ -180,6 +182,15 @@ class Attack(ABC):
     def check_model(self, model: Model) -> None:
         """ValueError for a model that lacks what it needs."""
         return
+
+    def check_gradients(self, model: Model) -> None:
+        """ValueError for a model through which no gradient comes, if the search needs one: it knows the edit then."""
+        for key in ("group_offload", "denoiser_storage"):
+            if self.knows_edit and getattr(model, key, None):
+                raise ValueError(
+                    f"attack {self.name} searches by gradients, found {key} of {model.name}: expected"
+                    " group_offload=false and denoiser_storage=null"
+                )
 
     def looks(self, found: Found) -> list[int]:
         """The steps of the search at which its find is rendered, the last one last; most are rendered at the end."""

@@ -95,12 +95,13 @@ class Relearn(Attack):
         latents = target.pictures(texts, whole=True)
         looks = [look for look in self.steps_looked_at() if target.edited or look == self.steps]
         trained, state = self._opened(twin)
-        before = {name: tensor.clone() for name, tensor in state().items()}
+        before = {name: tensor.to("cpu", copy=True) for name, tensor in state().items()}
         optimizer = torch.optim.AdamW(trained, lr=self.lr)
         tensors, losses = dict[str, Tensor](), list[float]()
         for step in steps_of(range(self.steps + 1), self.name):
             if step in looks:
-                tensors |= {f"{step}/{n}": t.clone() for n, t in state().items() if not torch.equal(t, before[n])}
+                now = {name: tensor.to("cpu", copy=True) for name, tensor in state().items()}
+                tensors |= {f"{step}/{n}": t for n, t in now.items() if not torch.equal(t, before[n])}
             if step == self.steps:
                 break
             loss = self._loss(twin, target, latents, texts, step)

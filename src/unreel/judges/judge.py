@@ -137,7 +137,8 @@ class Judged:
             clips = torch.stack([rendered.clips[start + i] for i in range(len(part))])
             frames = judge.embed_clips(clips)
             marks += judge.marks(part, clips, frames)
-            frame_marks += judge.frame_marks(part, clips, frames)
+            if clips.shape[1] > 1:
+                frame_marks += judge.frame_marks(part, clips, frames)
             embeds.append(frames)
         texts = judge.embed_texts([prompt.text for prompt in prompts])
         return cls(rendered, marks, torch.cat(embeds), texts, frame_marks)
