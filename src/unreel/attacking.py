@@ -196,7 +196,7 @@ class Attacking:
             with attack.at_work(renderer.model, found, look) as given:
                 judged = evaluation.judged(renderer, stage, prompts, seeds, edit, given)
             values = [
-                value for metric in evaluation.metrics for value in metric(judged, None)
+                value for metric in evaluation.metrics if metric.of_attacks for value in metric(judged, None)
                 if value.name.endswith("concept_accuracy")
             ]  # fmt: skip
             if seen := _seen(judged):

@@ -111,9 +111,15 @@ class Paraphrase(Attack):
                     f"{row.where}: found {other!r:.80} in a paraphrase of {concept.slug}: expected {concept.slug} said"
                     " in other words, without what must stay"
                 )
-        for concept in concepts if self.rows else []:
-            if not any(row.concept in ("", concept.slug) for row in self.rows):
+        for concept in concepts:
+            if self.rows and not any(row.concept in ("", concept.slug) for row in self.rows):
                 raise ValueError(f"{self.path}: found no paraphrase of {concept.slug}: expected some")
+            asking = [p.text for p in prompts if (p.split, p.concept) == ("forget", concept.slug)]
+            if not self.rows and (bare := [text for text in asking if not self.ways(text, concept)]):
+                raise ValueError(
+                    f"attack.{self.name}.kinds={list(self.kinds)} leave nothing to say of {bare[0]!r:.80}: expected"
+                    " other kinds too"
+                )
 
     def search(self, target: Target) -> Found:
         own = [row.text for row in self.rows if row.concept in ("", target.concept.slug)]

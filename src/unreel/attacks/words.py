@@ -68,7 +68,8 @@ def words_of(model: Model) -> dict[str, int]:
     found = {}
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         word = token.removesuffix("</w>").removeprefix("▁")
-        if index in special or not token.endswith("</w>") or not re.fullmatch(r"[a-z]{2,}", word):
+        whole = token.endswith("</w>") or token.startswith("▁")
+        if index in special or not whole or not re.fullmatch(r"[a-z]{2,}", word):
             continue
         if tokenizer(word, add_special_tokens=False).input_ids == [index]:
             found[word] = index

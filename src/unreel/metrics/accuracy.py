@@ -22,6 +22,8 @@ from unreel.records import Prompt, Value, must_go, plain_split
 class Accuracy(Metric):
     """Values of accuracy."""
 
+    of_attacks = True
+
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:
         """In [0, 1]; concept_accuracy of what must go is good when it is low, all else when it is high."""
         return accuracies(after.split, after.rendered.prompts, after.marks)

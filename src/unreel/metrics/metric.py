@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,7 +11,13 @@ from unreel.records import Concept, Prompt, Value
 
 
 class Metric(ABC):
-    """Values of the clips of one concept and split."""
+    """Values of the clips of one concept and split.
+
+    Attributes:
+        of_attacks: whether attacked clips are measured too, of which nothing counts but whether they show the concept.
+    """
+
+    of_attacks: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, after: Judged, before: Judged | None) -> list[Value]:

@@ -26,6 +26,8 @@ class SecondJudge(Metric):
         judge: the classifier.
     """
 
+    of_attacks = True
+
     def __init__(self, judge: Classifier) -> None:
         self.judge = judge
 
