@@ -24,7 +24,10 @@ def make_edit(model, alpha=5.0, names=("drum",)):
 def passes_of(model, prompts=PROMPTS):
     """What the denoiser was given and what it returned, pass by pass: (rows, output), as the pipeline sees it."""
     seen = []
-    hook = lambda _, args, kwargs, output: seen.append((args, kwargs, output[0].clone()))  # noqa: E731
+
+    def hook(_, args, kwargs, output):
+        seen.append((args, kwargs, output[0].clone()))
+
     handle = model.components["denoiser"].register_forward_hook(hook, with_kwargs=True)
     try:
         model.render(list(prompts), SEEDS[: len(prompts)])
@@ -105,7 +108,10 @@ def test_the_first_step_is_the_formula_on_the_prompts_rows_and_nothing_on_the_ot
 def test_the_third_pass_is_of_the_prompt_alone(family):
     model, rows = family.tiny(), []
     denoiser = model.components["denoiser"]
-    hook = lambda module, args: rows.append(len(args[0]))  # noqa: E731
+
+    def hook(_module, args):
+        rows.append(len(args[0]))
+
     handle = denoiser.conv_in.register_forward_pre_hook(hook)  # of a forward pass within the hook, too
     with make_edit(model).applied(model):
         model.render(PROMPTS, SEEDS)

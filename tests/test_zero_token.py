@@ -80,7 +80,10 @@ def test_prompts_without_the_word_stay_bit_identical_and_the_pipeline_is_left_as
 def test_the_denoiser_reads_zero_at_the_word_of_the_prompt(family):
     model, seen = family.tiny(), []
     with make_edit(model).applied(model):
-        hook = lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"])  # noqa: E731
+
+        def hook(_module, _args, kwargs):
+            seen.append(kwargs["encoder_hidden_states"])
+
         handle = model.pipeline.unet.register_forward_pre_hook(hook, with_kwargs=True)
         model.render(PROMPTS[:1], SEEDS[:1])
         handle.remove()

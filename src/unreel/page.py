@@ -187,10 +187,9 @@ def _attacked(looks: dict[tuple[str, str], Judged], broken: Sequence[Broken]) ->
                 seen = judged.marks[k].get(judged.rendered.prompts[k].part)
                 uri = data_uri(judged.rendered.clips[k], judged.rendered.fps)
                 clips.append({"uri": uri, "title": title, "seen": seen, "bad": bool(seen) and stage == "after"})
-            plain, attacked = (sides["after"][which].rendered.prompts[k].text for which, k in ((0, of), (1, i)))
-            cards.setdefault(one.attack, []).append(
-                {"t2v": one.recipient, "plain": plain, "attacked": attacked, "clips": clips}
-            )
+            said = {"plain": ("after", 0, of), "attacked": ("after", 1, i), "control": ("before", 1, i)}
+            texts = {name: sides[stage][which].rendered.prompts[k].text for name, (stage, which, k) in said.items()}
+            cards.setdefault(one.attack, []).append({"t2v": one.recipient, **texts, "clips": clips})
     return cards
 
 

@@ -13,26 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unreel.methods.keywords import keywords_of
 from unreel.models.model import Model
 from unreel.records import Concept, Prompt
 from unreel.vocabulary import NEUTRAL
 
-_STYLE = re.compile(r"^(in the style of|painted by|as) ", re.IGNORECASE)
-_SMALL = {"a", "an", "the", "one", "of", "in", "by", "with", "on", "style"}  # words that are no name
-_ARTICLE = re.compile(r"^(an?|the|one) ", re.IGNORECASE)
-
 
 def name_of(concept: Concept) -> str:
-    """The words that all phrases of a concept share: "van gogh", "cat"; of a single phrase all but its article."""
-    plain = [_STYLE.sub("", _ARTICLE.sub("", phrase)) for phrase in concept.phrases]
-    first, *others = [re.findall(r"[^\s,;:.]+", phrase) for phrase in plain]
-    spoken = [f" {' '.join(words).casefold()} " for words in others]
-    for length in range(len(first), 0, -1):
-        for start in range(len(first) - length + 1):
-            said = " ".join(first[start : start + length])
-            if said.casefold() not in _SMALL and all(f" {said.casefold()} " in other for other in spoken):
-                return said
-    return plain[0]
+    """The words that all phrases of a concept share: "van gogh", "cat"; where they share none, those of the first."""
+    return keywords_of(concept)[0]
 
 
 def said_with(text: str, concept: Concept, other: str) -> str:

@@ -76,7 +76,10 @@ def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def concept_map(queries: Tensor, keys: Tensor, heads: int, columns: Tensor) -> Tensor:
     """How much queries (R, N, D) attend to the marked ones of keys (R, L, D), the mean over heads: (R, N), float32."""
-    split = lambda x: x.float().unflatten(2, (heads, -1)).transpose(1, 2)  # noqa: E731
+
+    def split(x: Tensor) -> Tensor:
+        return x.float().unflatten(2, (heads, -1)).transpose(1, 2)
+
     q, k = split(queries), split(keys)
     attention = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)  # (R, heads, N, L)
     return (attention.mean(1) * columns[:, None].to(attention)).sum(2)

@@ -1,5 +1,6 @@
 """Keywords: the words that say a concept, and which tokens of a prompt they are."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,13 +29,14 @@ def keywords_of(concept: Concept) -> list[str]:
     """The longest run of words that all phrases of a concept share ("van gogh" of "in the style of van gogh" and
     "painted by van gogh"); where they share none, each phrase. Articles and the like at the ends are left out.
     """
-    phrases = [phrase.split() for phrase in concept.phrases]
+    phrases = [re.findall(r"[^\s,;:.]+", phrase) for phrase in concept.phrases]
     folded = [{tuple(word.casefold() for word in run) for run in _runs(phrase)} for phrase in phrases]
     for run in _runs(phrases[0]):
         shared = tuple(word.casefold() for word in run)
         if (content := _content(run)) and all(shared in runs for runs in folded):
             return [" ".join(content)]
-    return list(dict.fromkeys(" ".join(_content(phrase) or phrase) for phrase in phrases))
+    whole = [phrase.split() for phrase in concept.phrases]  # with their commas, as prompts say them
+    return list(dict.fromkeys(" ".join(_content(phrase) or phrase) for phrase in whole))
 
 
 def marked(tokenizer: Any, texts: Sequence[str], keywords: Sequence[str], length: int) -> Tensor:
