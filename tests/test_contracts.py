@@ -58,7 +58,7 @@ def small_method(name: str) -> tuple[Method, list[str]]:
         sizes = replace(method.data, steps=2, epochs=None, pairs=min(method.data.pairs, 2), retain=2)
         guard = replace(method.guard, check_every=1, probes=2) if method.guard else None
         method = replace(method, data=sizes, guard=guard)
-    few = {"trajectories": 1, "num_inference_steps": 2, "clips": 1}  # of those that sample
+    few = {"trajectories": 1, "retain_trajectories": 1, "num_inference_steps": 2, "clips": 1}  # of those that sample
     method = replace(method, **{key: value for key, value in few.items() if hasattr(method, key)})
     return method, list(config.parameters.roles)
 

@@ -20,7 +20,8 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from unreel.attacks.attack import Attack, Found, Target, steps_of
-from unreel.attacks.words import check_clip_like, words_of
+from unreel.attacks.words import check_clip_like
+from unreel.methods.slots import words_of
 from unreel.models.model import Model
 from unreel.validation import Budget, checked
 

@@ -16,7 +16,8 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from unreel.attacks.attack import Attack, Found, Target, steps_of
-from unreel.attacks.words import check_clip_like, learned, slots_of, table_of, words_of
+from unreel.attacks.words import check_clip_like
+from unreel.methods.slots import learned, slots_of, table_of, words_of
 from unreel.models.model import Conditioning, Model
 from unreel.validation import Budget
 
