@@ -135,5 +135,5 @@ def test_each_concept_is_attacked_after_its_own_phrase():
 def test_numbers_that_will_not_do_are_named(wrong):
     with pytest.raises(ValueError, match=f"AdvUnlearn\n{next(iter(wrong))}\n"):
         make_method(**wrong)
-    with pytest.raises(ValueError, match="found data.retain=0"):
+    with pytest.raises(ValueError, match=r"found data\.retain=0"):
         make_method(retain=0)
