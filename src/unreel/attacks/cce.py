@@ -27,7 +27,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from unreel.attacks.attack import Attack, Found, Target, steps_of
-from unreel.attacks.words import check_clip_like, name_of, said_with, without
+from unreel.attacks.words import check_clip_like, without
+from unreel.methods.keywords import name_of, said_with
 from unreel.methods.slots import learned, slots_of, table_of
 from unreel.models.model import Conditioning, Model
 from unreel.validation import Budget, checked

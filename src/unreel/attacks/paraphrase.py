@@ -18,8 +18,9 @@ from typing import ClassVar, Literal
 from pydantic import PositiveInt
 
 from unreel.attacks.attack import Attack, Found, Target
-from unreel.attacks.words import name_of, said_with, without
+from unreel.attacks.words import without
 from unreel.hashes import content_key
+from unreel.methods.keywords import name_of, said_with
 from unreel.prompt_files import Row, read_rows
 from unreel.records import Concept, Prompt
 from unreel.validation import checked

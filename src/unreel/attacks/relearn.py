@@ -24,8 +24,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from unreel.attacks.attack import Attack, Found, Target, steps_of
-from unreel.attacks.words import name_of
 from unreel.hashes import content_key
+from unreel.methods.keywords import name_of
 from unreel.models.model import Model
 from unreel.prompt_files import Row, read_rows
 from unreel.records import Concept, Prompt

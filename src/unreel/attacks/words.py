@@ -1,27 +1,12 @@
 """Words: what attacks on text encoders have in common. The slots for learned ones are in `unreel.methods.slots`."""
 
-import re
 from collections.abc import Sequence
 
-from unreel.methods.keywords import keywords_of
+from unreel.methods.keywords import said_with
 from unreel.methods.slots import check_table
 from unreel.models.model import Model
 from unreel.records import Concept, Prompt
 from unreel.vocabulary import NEUTRAL
-
-
-def name_of(concept: Concept) -> str:
-    """The words that all phrases of a concept share: "van gogh", "cat"; where they share none, those of the first."""
-    return keywords_of(concept)[0]
-
-
-def said_with(text: str, concept: Concept, other: str) -> str:
-    """A text with something else where it says the concept; where it says it in no known way, at the concept's end."""
-    for phrase in sorted([*concept.phrases, name_of(concept)], key=len, reverse=True):
-        found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)
-        if found:
-            return " ".join(f"{text[: found.start()]}{other}{text[found.end() :]}".split())
-    return " ".join((f"{other} {text}" if concept.part == "subject" else f"{text} {other}").split())
 
 
 def without(text: str, concept: Concept) -> str:

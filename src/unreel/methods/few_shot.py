@@ -7,27 +7,59 @@ the donor no more than the same caption with the anchor y_a in its place:
 
     L(phi) = E relu( 1 - || f_U(x_t, tau_phi(y), t) - g ||^2 / || f_U(x_t, tau_0(y_a), t) - g ||^2 )
 
+An adversary adds captions in which a learned word that would bring the concept back stands in its name's place
+(`unreel.methods.adversary`).
+
 Reference: Masane Fuchi and Tomohiro Takagi, "Erasing Concepts from Text-to-Image Diffusion Models with Few-shot
 Unlearning", BMVC 2024, arXiv 2405.07288; moved to video by Shiqi Liu and Yihua Tan, arXiv 2407.14209, 2024.
-Departures: the bound (`ascent: bounded`), which is ours. Its error under y_a is one of frozen models, so that over a
-finite table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how much y helps U there,
-as the others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
+Departures: the bound (`ascent: bounded`) and the adversary, which are ours. The error under y_a is one of frozen
+models, so that over a finite table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how
+much y helps U there, as the others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
 five-dimensional by a slip. No horizontal flip: shots are encoded once, and a flip would double the cache for no
 measured gain. Templates of captions are word lists of our own (`data.captions: bare`, as published); captions that say
 all that a generated shot shows are ours (`shown`). `ascent: none` leaves the guard rails' terms alone, for ablations.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from unreel.batches import Batches, Step, denoising_errors
+from unreel.edits import Edit
+from unreel.methods.adversary import Adversary, Search
+from unreel.methods.carried import carrying
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
+from unreel.methods.slots import check_table
 from unreel.models.model import Conditioning, Model
 from unreel.validation import checked
+from unreel.vocabulary import say
+
+
+@dataclass
+class Prepared:
+    """What the steps of a training use.
+
+    Attributes:
+        anchor_errors: the donor's errors under the anchors' captions on the batches' table; None without one.
+        search: the adversary's; None without one.
+    """
+
+    anchor_errors: Tensor | None
+    search: Search | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs."""
+        return self.search.state_dict() if self.search else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        if self.search:
+            self.search.load_state_dict(state)
 
 
 @checked
@@ -36,12 +68,14 @@ class FewShot(GradientMethod):
 
     Attributes:
         ascent: unbounded, bounded, or none.
+        adversary: learned words to withstand, or None.
 
     Raises:
         ValueError: for another ascent, and for none without guard rails that pull or hold something.
     """
 
     ascent: Literal["unbounded", "bounded", "none"]
+    adversary: Adversary | None = None
     edits = ("text_encoder",)
     needs = frozenset({"shots"})
 
@@ -50,8 +84,23 @@ class FewShot(GradientMethod):
         if self.ascent == "none" and self.guard is None:
             raise ValueError(f"{self.name}: found ascent=none without guard rails, which trains nothing")
 
-    def prepare(self, reference: Model, task: Task, batches: Batches) -> Tensor | None:
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        super().check(model, roles)
+        if self.adversary is not None:
+            check_table(model, f"method.adversary of {self.name}")
+
+    def erase(self, model: Model, task: Task) -> Edit:
+        return super().erase(model, carrying(task))
+
+    def prepare(self, reference: Model, task: Task, batches: Batches) -> Prepared:
         """The anchors' errors on the batches' table, if any; steps then draw where the concept's name helps."""
+        search = None
+        if self.adversary is not None:
+            said = [say(context) for captions in task.captions for context in captions.contexts]
+            search = Search(self.adversary, reference, task.concepts, said, task.seed)
+        return Prepared(self._anchor_errors(reference, batches), search)
+
+    def _anchor_errors(self, reference: Model, batches: Batches) -> Tensor | None:
         table = batches.table if self.ascent == "bounded" else None
         if table is None:
             return None
@@ -62,19 +111,22 @@ class FewShot(GradientMethod):
         return without
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        """ "forget_error" is the donor's error under the concept's captions, "anchor_error" that under the anchors'."""
+        """ "forget_error" and "anchor_error" are the donor's under these captions; "adversary" is of learned words."""
         batch = step.batch
-        if self.ascent == "none":
-            return {"loss": torch.zeros((), device=step.model.device)}
-        noisy, target = step.model.noised(batch.latents, batch.noise, batch.timesteps)
         scalars: dict[str, Tensor] = {}
+        if (search := step.prepared.search) is not None:
+            scalars["adversary"] = search.loss(step)
+        held = search.adversary.weight * scalars["adversary"] if search else torch.zeros((), device=step.model.device)
+        if self.ascent == "none":
+            return {"loss": held} | {name: value.detach() for name, value in scalars.items()}
+        noisy, target = step.model.noised(batch.latents, batch.noise, batch.timesteps)
 
         def errors(conditioning: Conditioning) -> Tensor:
             predicted = step.model.predict(noisy, batch.timesteps, conditioning)
             return (predicted - target).square().flatten(1).mean(1)
 
-        if step.prepared is not None:
-            scalars["anchor_error"] = step.prepared[list(batch.entries)]
+        if step.prepared.anchor_errors is not None:
+            scalars["anchor_error"] = step.prepared.anchor_errors[list(batch.entries)]
         elif self.ascent == "bounded":
             with torch.no_grad():
                 scalars["anchor_error"] = errors(step.anchors.rows(slice(len(noisy))))
@@ -85,5 +137,5 @@ class FewShot(GradientMethod):
                 return -found.mean()
             return functional.relu(1 - found / scalars["anchor_error"]).mean()  # in units of the error without it
 
-        loss = step.through_denoiser(climb)
+        loss = step.through_denoiser(climb) + held
         return {"loss": loss} | {name: value.detach().mean() for name, value in scalars.items()}

@@ -103,6 +103,17 @@ class GuardRails:
         known = [binomtest(k, len(anchor), alternative="greater").pvalue < 0.05 for k in helped]
         return [value if sure else None for value, sure in zip(left.clamp(-2, 2).tolist(), known, strict=True)]
 
+    @cached_property
+    @torch.no_grad()
+    def _anchored(self) -> Conditioning:
+        """What the probe's captions are to be read as."""
+        return self.reference.encode_prompt(self.probe.anchors)
+
+    @torch.no_grad()
+    def off_anchor(self) -> float:
+        """D of the probe's captions that name a concept, from those with the anchor in its place."""
+        return float(distance(self.model.encode_prompt(self.probe.forget), self._anchored))
+
     @torch.no_grad()
     def drift(self, texts: list[str]) -> float:
         """D of captions between the weights as they are and as they were."""
@@ -130,8 +141,10 @@ class GuardRails:
         evidence = agreed(self.evidence())
         known = [value for value in evidence if value is not None]
         scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
-        # the least evidence first, then, of states where it is gone, the least drift; the last state if none is known
-        score = [max(scalars["evidence"] - guard.gone_below, 0.0), drift] if known else [0.0, -step]
+        # the least evidence first, then, of states where it is gone, the nearest to what the rails ask for: an early
+        # one may have lost the concept, and not have the anchor in its place yet; the last state if none is known
+        off = drift + (guard.anchor_weight * agreed(self.off_anchor()) if guard.anchor_weight else 0.0)
+        score = [max(scalars["evidence"] - guard.gone_below, 0.0), off] if known else [0.0, -step]
         if score < self.best_score:
             self.best_score, self.best_step, self.best = score, step, state()
         self.gone = self.gone + 1 if score[0] == 0 and len(known) == len(evidence) else 0

@@ -39,6 +39,20 @@ def keywords_of(concept: Concept) -> list[str]:
     return list(dict.fromkeys(" ".join(_content(phrase) or phrase) for phrase in whole))
 
 
+def name_of(concept: Concept) -> str:
+    """The words that all phrases of a concept share: "van gogh", "cat"; where they share none, those of the first."""
+    return keywords_of(concept)[0]
+
+
+def said_with(text: str, concept: Concept, other: str) -> str:
+    """A text with something else where it says the concept; where it says it in no known way, at the concept's end."""
+    for phrase in sorted([*concept.phrases, name_of(concept)], key=len, reverse=True):
+        found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)
+        if found:
+            return " ".join(f"{text[: found.start()]}{other}{text[found.end() :]}".split())
+    return " ".join((f"{other} {text}" if concept.part == "subject" else f"{text} {other}").split())
+
+
 def marked(tokenizer: Any, texts: Sequence[str], keywords: Sequence[str], length: int) -> Tensor:
     """Which tokens of B texts, padded or cut to `length` tokens, are those of a keyword: booleans (B, length)."""
     wanted = []
