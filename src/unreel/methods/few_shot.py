@@ -14,10 +14,11 @@ Reference: Masane Fuchi and Tomohiro Takagi, "Erasing Concepts from Text-to-Imag
 Unlearning", BMVC 2024, arXiv 2405.07288; moved to video by Shiqi Liu and Yihua Tan, arXiv 2407.14209, 2024.
 Departures: the bound (`ascent: bounded`) and the adversary, which are ours. The error under y_a is one of frozen
 models, so that over a finite table of (x0, e, t, y) it is computed once (`data.table`); steps then draw entries by how
-much y helps U there, as the others have no gradient. Zero shots are Gaussian latents, where the released code draws them uniform and
-five-dimensional by a slip. No horizontal flip: shots are encoded once, and a flip would double the cache for no
-measured gain. Templates of captions are word lists of our own (`data.captions: bare`, as published); captions that say
-all that a generated shot shows are ours (`shown`). `ascent: none` leaves the guard rails' terms alone, for ablations.
+much y helps U there, as the others have no gradient. Zero shots are Gaussian latents, where the released code draws
+them uniform and five-dimensional by a slip. No horizontal flip: shots are encoded once, and a flip would double the
+cache for no measured gain. Templates of captions are word lists of our own (`data.captions: bare`, as published);
+captions that say all that a generated shot shows are ours (`shown`). `ascent: none` leaves the guard rails' terms
+alone, for ablations.
 """
 
 from collections.abc import Sequence
