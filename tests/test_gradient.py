@@ -195,7 +195,7 @@ def test_over_a_table_the_anchors_errors_are_computed_once_and_steps_see_where_t
     model, method = small_model(layers=2), few_shot(GUARD, steps=4, table=6)
     module = ErasureModule(method, model, task_of(tmp_path, model))
     batches, table = module.batches, module.batches.table
-    assert module.prepared.shape == (6,) and batches.chances.shape == (6,) and batches.chances.min() >= 0
+    assert module.prepared.anchor_errors.shape == (6,) and batches.chances.shape == (6,) and batches.chances.min() >= 0
     chances = np.array([0.0, 1.0, 0.0, 3.0, 0.0, 0.0])
     batches.chances = chances
     seen = [batches.batch(step) for step in range(40)]

@@ -50,8 +50,8 @@ class Prepared:
         search: the adversary's; None without one.
     """
 
-    anchor_errors: Tensor | None
-    search: Search | None
+    anchor_errors: Tensor | None = None
+    search: Search | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""
@@ -113,11 +113,11 @@ class FewShot(GradientMethod):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """ "forget_error" and "anchor_error" are the donor's under these captions; "adversary" is of learned words."""
-        batch = step.batch
-        scalars: dict[str, Tensor] = {}
-        if (search := step.prepared.search) is not None:
-            scalars["adversary"] = search.loss(step)
-        held = search.adversary.weight * scalars["adversary"] if search else torch.zeros((), device=step.model.device)
+        batch, own = step.batch, step.prepared or Prepared()
+        scalars, held = dict[str, Tensor](), torch.zeros((), device=step.model.device)
+        if own.search is not None:
+            scalars["adversary"] = own.search.loss(step)
+            held = own.search.adversary.weight * scalars["adversary"]
         if self.ascent == "none":
             return {"loss": held} | {name: value.detach() for name, value in scalars.items()}
         noisy, target = step.model.noised(batch.latents, batch.noise, batch.timesteps)
@@ -126,8 +126,8 @@ class FewShot(GradientMethod):
             predicted = step.model.predict(noisy, batch.timesteps, conditioning)
             return (predicted - target).square().flatten(1).mean(1)
 
-        if step.prepared.anchor_errors is not None:
-            scalars["anchor_error"] = step.prepared.anchor_errors[list(batch.entries)]
+        if own.anchor_errors is not None:
+            scalars["anchor_error"] = own.anchor_errors[list(batch.entries)]
         elif self.ascent == "bounded":
             with torch.no_grad():
                 scalars["anchor_error"] = errors(step.anchors.rows(slice(len(noisy))))
