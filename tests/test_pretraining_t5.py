@@ -150,7 +150,7 @@ def test_latte_learns_prompts_as_its_pipeline_reads_them(work, latte):
         if i == 0:  # the empty prompt is cut to the other one's length, with what the encoder says at its padding
             assert int(alone["encoder_attention_mask"][2].sum()) == n
             assert torch.allclose(alone["encoder_hidden_states"][2, :n], of_nothing[0], atol=1e-5)
-    together = data.encode_prompt(np.array([0, 1, 0]), _Draws(0.1, 0.5, 0.5, 0.0), 0.0, device)
+    together = data.encode_prompt(np.array([0, 1, 0]), _Draws(0.05, 0.5, 0.5, 0.0), 0.0, device)
     states, of_nothing = latte.encode_prompt(TEXTS, device=device)
     assert together["encoder_attention_mask"].all()
     expected = torch.stack([states[0], states[1], of_nothing[0]])

@@ -29,7 +29,7 @@ from unreel.zoo.denoisers import (
 from unreel.zoo.pretraining import Stage
 from unreel.zoo.t5_text import MAX_TOKENS
 
-TOGETHER = 0.2  # of Latte's batches are read as its pipeline reads several prompts at once
+TOGETHER = 0.1  # of Latte's batches are read as its pipeline reads several prompts at once
 
 
 def t5_states(
