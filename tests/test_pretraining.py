@@ -51,7 +51,13 @@ def test_a_killed_stage_continues_and_ends_as_if_unbroken(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "says"),
-    [("stage=unet9", "motion_judge"), ("stage=t2i", "latents.safetensors"), ("init_from=/nowhere", "/nowhere")],
+    [
+        ("stage=unet9", "motion_judge"),
+        ("stage=t2i", "latents.safetensors"),
+        ("init_from=/nowhere", "/nowhere"),
+        ("export.models=[sana]", "found sana"),
+        ("stage=latte", "pixart/model"),
+    ],
 )
 def test_bad_input_is_refused_in_one_line(tmp_path, option, says):
     process = _pretrain(tmp_path, option)

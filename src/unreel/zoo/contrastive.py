@@ -1,4 +1,4 @@
-"""Contrastive pretraining of the text encoder, as CLIP's, and the tokenizer it reads with.
+"""Contrastive pretraining of text encoders, and of the first family's, CLIP, the tokenizer it reads with.
 
 The image side is a small CNN over a few frames of a clip, so that motion words get a meaning too; it is thrown away.
 
@@ -16,7 +16,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unreel.zoo.drawings import GROUP, Drawings, consistent, groups
 from unreel.zoo.pretraining import Stage
@@ -47,9 +47,11 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> CLIPTokenizer:
     )
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str], padding: str = "longest") -> dict[str, Tensor]:
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], padding: str = "longest", max_tokens: int = MAX_TOKENS
+) -> dict[str, Tensor]:
     """input_ids and attention_mask, (B, L)."""
-    return dict(tokenizer(texts, padding=padding, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"))
+    return dict(tokenizer(texts, padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt"))
 
 
 def contrastive_loss(clips: Tensor, texts: Tensor, scale: Tensor, true_of: Tensor) -> Tensor:
@@ -73,30 +75,31 @@ def _conv(inputs: int, outputs: int) -> nn.Module:
                          nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU())  # fmt: skip
 
 
-class ContrastiveText(Stage):
-    """Trains `text_encoder`; `draw` gives clips and captions."""
+class Contrastive(Stage):
+    """Trains `text_encoder` against clips: what text encoders of every kind share."""
 
     FRAMES = (0, 2, 5, 7)
 
     def __init__(
-        self, drawings: Drawings, tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **stage: Any
+        self, drawings: Drawings, tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int, **stage: Any
     ) -> None:
         super().__init__(**stage)
         self.drawings, self.tokenizer = drawings, tokenizer
-        self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-                num_attention_heads=heads, max_position_embeddings=MAX_TOKENS, projection_dim=width,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )  # fmt: skip
+        self.text_encoder = self.build(width, layers, heads)
         self.image_tower = nn.Sequential(
             _conv(3 * len(self.FRAMES), 48), _conv(48, 96), _conv(96, 192), nn.Conv2d(192, 192, 3, 2, 1), nn.SiLU(),
             nn.Flatten(), nn.Linear(192 * 16, width),
         )  # fmt: skip
         self.text_projection = nn.Linear(width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(np.log(14.0), dtype=torch.float32))
+
+    def build(self, width: int, layers: int, heads: int) -> PreTrainedModel:
+        """A fresh text encoder of the kind."""
+        raise NotImplementedError
+
+    def pool(self, texts: list[str]) -> Tensor:
+        """One vector for each text, (B, width)."""
+        raise NotImplementedError
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         count = int(self.hparams["batch"])
@@ -105,9 +108,7 @@ class ContrastiveText(Stage):
         long = float(rng.random() < 0.25)  # all of a batch, since it is padded to its longest
         captions = self.drawings.captions(indices, rng, drop=0.12, long=long)
         strips = self.drawings.batch_of_clips(indices)[:, self.FRAMES].flatten(1, 2).to(self.device) * 2 - 1
-        tokens = {k: v.to(self.device) for k, v in tokenize(self.tokenizer, [c.text for c in captions]).items()}
-        pooled = self.text_encoder(**tokens).pooler_output
-        texts = functional.normalize(self.text_projection(pooled), dim=-1)
+        texts = functional.normalize(self.text_projection(self.pool([c.text for c in captions])), dim=-1)
         clips = functional.normalize(self.image_tower(strips), dim=-1)
         specs = [self.drawings.specs[i] for i in indices]
         true_of = consistent(captions, specs, specs)
@@ -118,3 +119,21 @@ class ContrastiveText(Stage):
             )
             accuracy = (scores.argmax(1).cpu() == torch.arange(count)).float().mean()
         return {"loss": loss, "accuracy": accuracy}
+
+
+class ContrastiveText(Contrastive):
+    """Trains `text_encoder`, a CLIPTextModel."""
+
+    def build(self, width: int, layers: int, heads: int) -> CLIPTextModel:
+        return CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(self.tokenizer), hidden_size=width, intermediate_size=4 * width,
+                num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=MAX_TOKENS,
+                projection_dim=width, bos_token_id=self.tokenizer.bos_token_id,
+                eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+
+    def pool(self, texts: list[str]) -> Tensor:
+        tokens = tokenize(self.tokenizer, texts)
+        return self.text_encoder(**{name: tensor.to(self.device) for name, tensor in tokens.items()}).pooler_output

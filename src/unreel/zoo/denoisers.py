@@ -1,5 +1,5 @@
-"""Pretraining of the denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together with it on clips,
-and a UNet3D of the ModelScope family.
+"""Pretraining of the first family's denoisers: the T2I UNet on stills, then the AnimateDiff motion modules together
+with it on clips, and a UNet3D of the ModelScope family.
 
 Reference: Rombach et al. 2022 (arXiv 2112.10752), eq. 3, with v-prediction (Salimans & Ho 2022, arXiv 2202.00512,
 appendix D), all timesteps alike, so that the noisiest, where the caption decides, count as much as the others; Guo et
@@ -11,6 +11,7 @@ starts from the T2I and learns all of its weights, from clips and from stills as
 al., ModelScope, 2023, arXiv 2308.06571, section 3.3.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNet3D
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unreel.zoo.contrastive import tokenize
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.pretraining import Stage
 
+Prompts = Mapping[str, Tensor]
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 SUBJECT_WEIGHT = 3.0  # of a latent pixel that the subject covers; the rest of a frame has weight 1
 
@@ -35,6 +37,11 @@ def noise_scheduler() -> DDIMScheduler:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
         clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
     )  # fmt: skip
+
+
+def empty_now_and_then(text: str, rng: np.random.Generator) -> str:
+    """The text, or nothing, which a denoiser has to know for classifier-free guidance."""
+    return "" if rng.random() < EMPTY_CAPTIONS else text
 
 
 class Conditioning:
@@ -50,8 +57,8 @@ class Conditioning:
         drawings: Drawings,
         latents: Tensor,
         masks: Tensor,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
     ) -> None:
         self.drawings, self.latents, self.masks, self.tokenizer = drawings, latents, masks, tokenizer
         self.text_encoder = text_encoder.eval().requires_grad_(False)
@@ -59,15 +66,23 @@ class Conditioning:
     def __deepcopy__(self, memo: dict) -> "Conditioning":
         return self  # frozen and large: an EMA copy of a module that holds it shares it
 
+    def captions(self, indices: np.ndarray, rng: np.random.Generator, drop: float) -> list[str]:
+        """Fresh captions; every field is left unsaid with probability `drop`."""
+        return [c.text for c in self.drawings.captions(indices, rng, drop=drop, long=0.2)]
+
     @torch.no_grad()
-    def encode_prompt(self, indices: np.ndarray, rng: np.random.Generator, drop: float, device: torch.device) -> Tensor:
-        """encoder_hidden_states (B, L, D) of fresh captions, one in ten of them empty."""
-        texts = [
-            "" if rng.random() < EMPTY_CAPTIONS else c.text
-            for c in self.drawings.captions(indices, rng, drop=drop, long=0.2)
-        ]
+    def encode_prompt(
+        self, indices: np.ndarray, rng: np.random.Generator, drop: float, device: torch.device
+    ) -> Prompts:
+        """What the denoiser reads of fresh captions, one in ten of them empty, by its names for it.
+
+        Here encoder_hidden_states (B, L, D) alone, of captions padded to CLIP's length and without a mask, as Stable
+        Diffusion's pipeline does.
+        """
+        texts = [empty_now_and_then(text, rng) for text in self.captions(indices, rng, drop)]
         tokens = tokenize(self.tokenizer, texts, padding="max_length")
-        return self.text_encoder.to(device)(tokens["input_ids"].to(device)).last_hidden_state
+        states = self.text_encoder.to(device)(tokens["input_ids"].to(device)).last_hidden_state
+        return {"encoder_hidden_states": states}
 
 
 def denoising_loss(
@@ -75,18 +90,18 @@ def denoising_loss(
     scheduler: DDIMScheduler,
     latents: Tensor,
     masks: Tensor,
-    prompt_embeds: Tensor,
+    prompts: Prompts,
     generator: torch.Generator,
     noisier_of: int = 1,
 ) -> Tensor:
-    """Weighted MSE of the v-prediction.
+    """Weighted MSE of the v-prediction; channels beyond those of the latents (a learned variance) are not trained.
 
     Args:
         model: the denoiser.
         scheduler: of the noise.
         latents: (B, c, h, w) or (B, c, F, h, w).
         masks: where the subject is, latents' shape with one channel, in [0, 1].
-        prompt_embeds: encoder_hidden_states.
+        prompts: what else the denoiser reads, by its names for it.
         generator: of noise and timesteps.
         noisier_of: each timestep is the noisiest of that many draws.
     """
@@ -95,7 +110,7 @@ def denoising_loss(
     timesteps = draws.amax(0).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    predicted = model(noisy, timesteps, encoder_hidden_states=prompt_embeds).sample.float()
+    predicted = model(noisy, timestep=timesteps, **prompts).sample[:, : latents.shape[1]].float()
     weights = 1 + (SUBJECT_WEIGHT - 1) * masks
     return (weights * (predicted - target).square()).mean() / weights.mean()
 
@@ -143,8 +158,7 @@ def still_loss(
     masks = data.masks[indices, frames].float().to(device)[:, None]
     if as_clips:
         latents, masks = latents.unsqueeze(2), masks.unsqueeze(2)
-    prompt_embeds = data.encode_prompt(indices, rng, 0.08, device)
-    return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator)
+    return denoising_loss(unet, scheduler, latents, masks, data.encode_prompt(indices, rng, 0.08, device), generator)
 
 
 def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionModel) -> None:
@@ -194,10 +208,10 @@ def clip_loss(
     indices = rng.choice(len(data.latents), batch, replace=False)
     latents = data.latents[indices].float().to(device).transpose(1, 2)  # (B, c, F, h, w)
     masks = data.masks[indices].float().to(device)[:, None]
-    prompt_embeds = data.encode_prompt(indices, rng, 0.0, device)
+    prompts = data.encode_prompt(indices, rng, 0.0, device)
     if per_frame:
-        prompt_embeds = prompt_embeds.repeat_interleave(latents.shape[2], dim=0)
-    return denoising_loss(unet, scheduler, latents, masks, prompt_embeds, generator, noisier_of=2)
+        prompts = {name: tensor.repeat_interleave(latents.shape[2], dim=0) for name, tensor in prompts.items()}
+    return denoising_loss(unet, scheduler, latents, masks, prompts, generator, noisier_of=2)
 
 
 class TextToVideo3D(Stage):

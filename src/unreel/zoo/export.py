@@ -2,19 +2,26 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    LatteTransformer3DModel,
     MotionAdapter,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet3DConditionModel,
 )
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from unreel.zoo.cnn_judge import FrameClassifier
 from unreel.zoo.denoisers import noise_scheduler
@@ -48,10 +55,7 @@ def _forget_paths(folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def export_models(work: Path, models: Path = MODELS) -> None:
-    """Writes the finished stages of `work` to `models`; until all is written, what was there stays."""
-    aside = models.with_name(models.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
+def _save_t2i(work: Path, folder: Path) -> None:
     StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae" / "model"),
         text_encoder=CLIPTextModel.from_pretrained(work / "text" / "model", dtype=torch.float32),
@@ -61,18 +65,82 @@ def export_models(work: Path, models: Path = MODELS) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(aside / "t2i")
-    MotionAdapter.from_pretrained(work / "motion" / "motion_adapter").save_pretrained(aside / "motion_adapter")
-    UNet3DConditionModel.from_pretrained(work / "unet3d" / "model").save_pretrained(aside / "unet3d")
-    shutil.copytree(work / "judge" / "model", aside / "judge")
-    MotionJudge.from_pretrained(work / "motion_judge" / "model").save_pretrained(aside / "motion_judge")
-    FrameClassifier.from_pretrained(work / "cnn_judge" / "model").save_pretrained(aside / "cnn_judge")
-    _halve(aside)
-    _forget_paths(aside)
-    stages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("unet3d", "judge", "motion_judge", "cnn_judge")}
-    stages |= {"t2i": ("text", "vae", "t2i", "motion"), "motion_adapter": ("motion",)}
-    for name, parts in stages.items():
-        records = {part: json.loads((work / part / "training.json").read_text()) for part in parts}
+    ).save_pretrained(folder)
+
+
+def transformer_scheduler() -> DPMSolverMultistepScheduler:
+    """The solver of PixArt's own checkpoints, on the noise schedule that the zoo's denoisers learned."""
+    return DPMSolverMultistepScheduler.from_config(noise_scheduler().config)
+
+
+def _save_pixart(work: Path, folder: Path) -> None:
+    PixArtAlphaPipeline(
+        tokenizer=T5Tokenizer.from_pretrained(work / "t5_tokenizer" / "model"),
+        text_encoder=T5EncoderModel.from_pretrained(work / "t5" / "model", dtype=torch.float32),
+        vae=AutoencoderKL.from_pretrained(work / "vae" / "model"),
+        transformer=PixArtTransformer2DModel.from_pretrained(work / "pixart" / "model"),
+        scheduler=transformer_scheduler(),
+    ).save_pretrained(folder)
+
+
+def _save_denoiser(work: Path, folder: Path, source: str, kind: type[ModelMixin]) -> None:
+    kind.from_pretrained(work / source).save_pretrained(folder)
+
+
+def _copy_judge(work: Path, folder: Path) -> None:
+    shutil.copytree(work / "judge" / "model", folder)
+
+
+# Each model: the stages whose records its card shows, what they leave in the work folder, and what makes it from there.
+EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Path, Path], None]]] = {
+    "t2i": (
+        ("text", "vae", "t2i", "motion"),
+        ("text/model", "tokenizer/model", "vae/model", "motion/unet"),
+        _save_t2i,
+    ),
+    "motion_adapter": (
+        ("motion",),
+        ("motion/motion_adapter",),
+        partial(_save_denoiser, source="motion/motion_adapter", kind=MotionAdapter),
+    ),
+    "unet3d": (
+        ("unet3d",),
+        ("unet3d/model",),
+        partial(_save_denoiser, source="unet3d/model", kind=UNet3DConditionModel),
+    ),
+    "pixart": (("t5", "pixart"), ("t5/model", "t5_tokenizer/model", "vae/model", "pixart/model"), _save_pixart),
+    "latte": (
+        ("latte",),
+        ("latte/model",),
+        partial(_save_denoiser, source="latte/model", kind=LatteTransformer3DModel),
+    ),
+    "judge": (("judge",), ("judge/model",), _copy_judge),
+    "motion_judge": (
+        ("motion_judge",),
+        ("motion_judge/model",),
+        partial(_save_denoiser, source="motion_judge/model", kind=MotionJudge),
+    ),
+    "cnn_judge": (
+        ("cnn_judge",),
+        ("cnn_judge/model",),
+        partial(_save_denoiser, source="cnn_judge/model", kind=FrameClassifier),
+    ),
+}
+
+
+def export_models(work: Path, names: Sequence[str] = tuple(EXPORTS), models: Path = MODELS) -> None:
+    """Writes finished models of `work` to `models`; until all is written, what was there stays, as do other models."""
+    aside = models.with_name(models.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    if models.exists() and set(names) != set(EXPORTS):
+        shutil.copytree(models, aside)
+    for name in names:
+        stages, _, save = EXPORTS[name]
+        shutil.rmtree(aside / name, ignore_errors=True)
+        save(work, aside / name)
+        _halve(aside / name)
+        _forget_paths(aside / name)
+        records = {stage: json.loads((work / stage / "training.json").read_text()) for stage in stages}
         (aside / name / "training.json").write_text(json.dumps(records) + "\n")
     write_sums(aside)
     old = models.with_name(models.name + ".old")

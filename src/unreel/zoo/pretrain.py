@@ -9,19 +9,26 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from unreel.files import whole
 from unreel.zoo.autoencoder import Autoencoder, encode_latents
 from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo, TextToVideo3D
+from unreel.zoo.diffusion_transformers import (
+    LatteConditioning,
+    LatteTextToVideo,
+    PixArtConditioning,
+    PixArtTextToImage,
+)
 from unreel.zoo.drawings import Drawings
-from unreel.zoo.export import export_models, save_judge
+from unreel.zoo.export import EXPORTS, export_models, save_judge
 from unreel.zoo.judge_training import ContrastiveJudge, FrameClassification, MotionClassification
 from unreel.zoo.pretraining import Stage, fit
+from unreel.zoo.t5_text import ContrastiveT5, train_t5_tokenizer
 
 
 def _fit(stage: Stage, name: str, cfg: DictConfig) -> dict[str, Any]:
@@ -53,12 +60,15 @@ def _device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
+def _captions(cfg: DictConfig, count: int) -> list[str]:
+    """What tokenizers learn from."""
+    drawings, rng = _drawings(cfg), np.random.default_rng([cfg.seed, 3])
+    return [c.text for c in drawings.captions(rng.integers(len(drawings), size=count), rng, drop=0.1)]
+
+
 def tokenizer(cfg: DictConfig) -> None:
-    drawings = _drawings(cfg)
-    rng = np.random.default_rng([cfg.seed, 3])
-    indices = rng.integers(len(drawings), size=cfg.tokenizer.captions)
-    texts = [c.text for c in drawings.captions(indices, rng, drop=0.1)]
-    train_tokenizer(texts, cfg.tokenizer.vocabulary).save_pretrained(Path(cfg.work) / "tokenizer" / "model")
+    own = train_tokenizer(_captions(cfg, cfg.tokenizer.captions), cfg.tokenizer.vocabulary)
+    own.save_pretrained(Path(cfg.work) / "tokenizer" / "model")
 
 
 def text(cfg: DictConfig) -> None:
@@ -84,13 +94,16 @@ def latents(cfg: DictConfig) -> None:
         save_file(encoded, aside)
 
 
+def _latents(cfg: DictConfig) -> dict[str, torch.Tensor]:
+    """What `latents` wrote, scaled."""
+    encoded = load_file(Path(cfg.work) / "latents.safetensors")
+    encoded["latents"] *= AutoencoderKL.load_config(Path(cfg.work) / "vae" / "model")["scaling_factor"]
+    return encoded
+
+
 def _conditioning(cfg: DictConfig) -> Conditioning:
-    work = Path(cfg.work)
-    scale = AutoencoderKL.load_config(work / "vae" / "model")["scaling_factor"]
-    encoded = load_file(work / "latents.safetensors")
-    encoded["latents"] *= scale
-    text_encoder = CLIPTextModel.from_pretrained(work / "text" / "model", dtype=torch.float32)
-    return Conditioning(_drawings(cfg), **encoded, tokenizer=_tokenizer(cfg), text_encoder=text_encoder)
+    text_encoder = CLIPTextModel.from_pretrained(Path(cfg.work) / "text" / "model", dtype=torch.float32)
+    return Conditioning(_drawings(cfg), **_latents(cfg), tokenizer=_tokenizer(cfg), text_encoder=text_encoder)
 
 
 def t2i(cfg: DictConfig) -> None:
@@ -115,6 +128,39 @@ def unet3d(cfg: DictConfig) -> None:
     stage.video_unet.save_pretrained(Path(cfg.work) / "unet3d" / "model")
 
 
+def t5_tokenizer(cfg: DictConfig) -> None:
+    own = train_t5_tokenizer(_captions(cfg, cfg.t5_tokenizer.captions), cfg.t5_tokenizer.vocabulary)
+    own.save_pretrained(Path(cfg.work) / "t5_tokenizer" / "model")
+
+
+def _t5_tokenizer(cfg: DictConfig) -> T5Tokenizer:
+    return T5Tokenizer.from_pretrained(Path(cfg.work) / "t5_tokenizer" / "model")
+
+
+def t5(cfg: DictConfig) -> None:
+    stage = ContrastiveT5(_drawings(cfg), _t5_tokenizer(cfg), **_options(cfg, "t5"))
+    _fit(stage, "t5", cfg)
+    stage.text_encoder.save_pretrained(Path(cfg.work) / "t5" / "model")
+
+
+def _t5_conditioning(cfg: DictConfig, kind: type[Conditioning]) -> Conditioning:
+    text_encoder = T5EncoderModel.from_pretrained(Path(cfg.work) / "t5" / "model", dtype=torch.float32)
+    return kind(_drawings(cfg), **_latents(cfg), tokenizer=_t5_tokenizer(cfg), text_encoder=text_encoder)
+
+
+def pixart(cfg: DictConfig) -> None:
+    stage = PixArtTextToImage(_t5_conditioning(cfg, PixArtConditioning), **_options(cfg, "pixart"))
+    _fit(stage, "pixart", cfg)
+    stage.transformer.save_pretrained(Path(cfg.work) / "pixart" / "model")
+
+
+def latte(cfg: DictConfig) -> None:
+    transformer = PixArtTransformer2DModel.from_pretrained(Path(cfg.work) / "pixart" / "model")
+    stage = LatteTextToVideo(_t5_conditioning(cfg, LatteConditioning), transformer, **_options(cfg, "latte"))
+    _fit(stage, "latte", cfg)
+    stage.denoiser.transformer.save_pretrained(Path(cfg.work) / "latte" / "model")
+
+
 def judge(cfg: DictConfig) -> None:
     stage = ContrastiveJudge(_tokenizer(cfg), **_options(cfg, "judge") | {"seed": cfg.seed + 100})
     _fit(stage, "judge", cfg)
@@ -136,27 +182,33 @@ def cnn_judge(cfg: DictConfig) -> None:
 
 
 def export(cfg: DictConfig) -> None:
-    export_models(Path(cfg.work))
+    export_models(Path(cfg.work), cfg.export.models)
 
 
 STAGES = {
     "tokenizer": tokenizer, "text": text, "vae": vae, "latents": latents, "t2i": t2i, "motion": motion,
-    "unet3d": unet3d, "judge": judge, "motion_judge": motion_judge, "cnn_judge": cnn_judge,
+    "unet3d": unet3d, "t5_tokenizer": t5_tokenizer, "t5": t5, "pixart": pixart, "latte": latte,
+    "judge": judge, "motion_judge": motion_judge, "cnn_judge": cnn_judge,
     "export": export,
 }  # fmt: skip
 
 
 NEEDS = {
     "text": ["tokenizer/model"], "latents": ["vae/model"], "t2i": ["text/model", "latents.safetensors"],
-    "motion": ["t2i/model"], "unet3d": ["motion/unet"], "judge": ["tokenizer/model"],
-    "export": ["text/model", "vae/model", "motion/unet", "unet3d/model", "judge/model", "motion_judge/model",
-               "cnn_judge/model"],
+    "motion": ["t2i/model"], "unet3d": ["motion/unet"], "t5": ["t5_tokenizer/model"],
+    "pixart": ["t5/model", "latents.safetensors"], "latte": ["pixart/model"], "judge": ["tokenizer/model"],
 }  # fmt: skip
 
 
 def _refuse_missing(cfg: DictConfig) -> None:
-    """Ends the program in one line when a stage lacks what earlier stages make, or `init_from` is no folder."""
-    missing = [path for path in NEEDS.get(cfg.stage, []) if not (Path(cfg.work) / path).exists()]
+    """Ends the program in one line for models to export that are none, a stage that lacks what earlier stages make, or
+    an `init_from` that is no folder."""
+    if unknown := [name for name in cfg.export.models if name not in EXPORTS]:
+        raise SystemExit(f"export.models: found {', '.join(unknown)}: expected some of {', '.join(EXPORTS)}")
+    needs = NEEDS.get(cfg.stage, [])
+    if cfg.stage == "export":
+        needs = sorted({path for name in cfg.export.models for path in EXPORTS[name][1]})
+    missing = [path for path in needs if not (Path(cfg.work) / path).exists()]
     if missing:
         raise SystemExit(f"stage {cfg.stage} needs {', '.join(missing)} in {cfg.work}: run the earlier stages first")
     if cfg.init_from and not Path(cfg.init_from).is_dir():
