@@ -1,5 +1,6 @@
 """Anchored denoiser: what the adversary does, and what its steps teach."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -42,14 +43,18 @@ def test_a_vector_enters_at_all_places_but_the_first():
     assert torch.allclose(found[:, 1:] - embeds[:, 1:], vectors[:, None].expand(-1, 4, -1), atol=1e-6)
 
 
-def test_adversaries_begin_anew_and_a_resumed_training_meets_the_same():
-    towards, adversary = torch.ones(2, 4), Adversary(0.1, 3, 0)
-    begun = adversary.vectors(towards, 0).detach().clone()
-    adversary.move(torch.ones(2, 4))
-    assert torch.allclose(adversary.vectors(towards, 1), begun - 0.1, atol=1e-5), "Adam's first step"
-    anew = adversary.vectors(towards, 3).detach().clone()
-    assert not torch.allclose(anew, begun, atol=1e-3)
-    assert torch.equal(Adversary(0.1, 3, 0).vectors(towards, 3), anew)
+def test_adversaries_go_on_by_adam_and_begin_anew_each_at_its_time():
+    towards, adversary = torch.ones(2, 4), Adversary(0.1, 10**9, 0)
+    begun = torch.stack(adversary.vectors(towards, 0)).detach().clone()
+    adversary.move([torch.ones(4), -torch.ones(4)])
+    wanted = begun + torch.tensor([[-0.1], [0.1]])
+    assert torch.allclose(torch.stack(adversary.vectors(towards, 1)), wanted, atol=1e-5), "Adam's first step"
+    short = Adversary(0.1, 2, 0)
+    seen = [torch.stack(short.vectors(towards, number)).detach().clone() for number in range(12)]
+    anew = [[not torch.equal(a[row], b[row]) for a, b in itertools.pairwise(seen)] for row in range(2)]
+    assert all(any(row) and not all(row) for row in anew) and anew[0] != anew[1]
+    again = Adversary(0.1, 2, 0)
+    assert all(torch.equal(torch.stack(again.vectors(towards, n)), each) for n, each in enumerate(seen))
 
 
 def test_nothing_is_to_be_learned_where_the_model_answers_as_the_anchor_did(parts):
@@ -63,7 +68,7 @@ def test_nothing_is_to_be_learned_where_the_model_answers_as_the_anchor_did(part
 
 
 def test_the_adversary_finds_what_lowers_the_error_and_no_weight_changes_by_it(parts):
-    method, step = step_of(parts, 1, named=0.0, life=1000, adversary_step=0.05)
+    method, step = step_of(parts, 1, named=0.0, life=10**6, adversary_step=0.05)
     before = [p.clone() for p in step.model.components["denoiser"].parameters()]
     found = [float(method.loss(step)["evidence"]) for _ in range(12)]
     assert found[-1] < found[0]

@@ -69,7 +69,7 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     attacks = assembly.attacks_of(config, questions, method.name, bool(method.attaches))
     onto = load_onto(config, method)
     steps = method.most_steps(len(captions), config.shots)
-    parts = [donor, *recipients, judge, method, *metrics, *attacks, *([Attacking] if attacks else [])]
+    parts = [donor, *recipients, judge, method, *method.members, *metrics, *attacks, *([Attacking] if attacks else [])]
     run = assembly.run_of(config, questions, parts, [shots.content, *([onto.hash] if onto else [])], steps)
     return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports, onto)
 
@@ -134,7 +134,9 @@ def train(config: DictConfig, questions: Questions) -> Path:
 
 def check_onto(onto: Edit | None, shares: Sequence[Share], one_at_a_time: bool) -> None:
     """ValueError for a model that cannot hold the edit on top of which it is to be trained, or that is to get it."""
-    for model in {model: None for share in shares for model in (*share.makers, *share.recipients)} if onto else ():
+    if onto is None:
+        return
+    for model in dict.fromkeys(model for share in shares for model in (*share.makers, *share.recipients)):
         try:
             onto.check(model)
         except ValueError as error:

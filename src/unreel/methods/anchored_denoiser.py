@@ -11,7 +11,7 @@ captions c_r have pictures of their own, x_t'. s is the frozen model's error und
 predictions.
 
 Each row of a batch has a v of its own, which Adam moves on by one step at every step of the training and which begins
-anew every so often, on the way from the anchor to the concept.
+anew every so often, on the way from the anchor to the concept. Some last long, and go far.
 
 Reference: ours. Training against an adversary in the space of embeddings is from Yimeng Zhang et al., "Defensive
 Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models" (AdvUnlearn), NeurIPS 2024, arXiv
@@ -63,31 +63,42 @@ def added(conditioning: Conditioning, vectors: Tensor) -> Conditioning:
 
 
 class Adversary:
-    """The vectors v, one a row of the batch.
+    """The vectors v, one a row of the batch, each with an Adam of its own.
 
     Args:
         step_size: of Adam.
-        life: steps after which all begin anew.
-        seed: of where they begin.
+        life: steps that one lasts, on average.
+        seed: of where they begin, and when.
     """
 
     def __init__(self, step_size: float, life: int, seed: int) -> None:
         self.step_size, self.life, self.seed = step_size, life, seed
+        self.free: list[Tensor] = []
+        self.optimizers: list[torch.optim.Adam] = []
 
-    def vectors(self, towards: Tensor, number: int) -> Tensor:
-        """v of step `number`, (B, D); `towards` (B, D) is the way from each row's anchor to its concept."""
-        if number % self.life == 0 or not hasattr(self, "free"):
-            generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
-            far = torch.rand((len(towards), 1), generator=generator).to(towards)
-            spread = 0.1 * torch.randn(towards.shape, generator=generator).to(towards)
-            self.free = (far * towards + spread).requires_grad_(True)
-            self.optimizer = torch.optim.Adam([self.free], lr=self.step_size)
+    def vectors(self, towards: Tensor, number: int) -> list[Tensor]:
+        """v of step `number`, (D,) each; `towards` (B, D) is the way from each row's anchor to its concept."""
+        rng = np.random.default_rng([self.seed, 12, number])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        old = dict(enumerate(zip(self.free, self.optimizers, strict=True)))
+        self.free, self.optimizers = [], []
+        for row, way in enumerate(towards):
+            ends, far = rng.random() < 1 / self.life, rng.random()
+            start = far * way + 0.1 * torch.randn(way.shape, generator=generator).to(way)
+            if row in old and not ends:
+                free, optimizer = old[row]
+            else:
+                free = start.detach().clone().requires_grad_(True)
+                optimizer = torch.optim.Adam([free], lr=self.step_size)
+            self.free.append(free)
+            self.optimizers.append(optimizer)
         return self.free
 
-    def move(self, gradient: Tensor) -> None:
+    def move(self, gradients: Sequence[Tensor]) -> None:
         """One step down."""
-        self.free.grad = gradient
-        self.optimizer.step()
+        for free, optimizer, gradient in zip(self.free, self.optimizers, gradients, strict=True):
+            free.grad = gradient
+            optimizer.step()
 
 
 @checked
@@ -101,7 +112,7 @@ class AnchoredDenoiser(GradientMethod):
         pictures: how many the frozen model makes of each concept.
         kept: how many it makes of retained captions, for each concept.
         adversary_step: of Adam, in units of the embeddings.
-        life: steps that an adversary lasts; where it divides `checkpoint_every`, a resumed training is the same.
+        life: steps that an adversary lasts, on average; in a resumed training all begin anew.
         noisiest: share of the timesteps that are drawn for the concept, from the noisiest on; 1 are all.
 
     Raises:
@@ -149,10 +160,10 @@ class AnchoredDenoiser(GradientMethod):
         scale = (wanted - goal).square().flatten(1).mean(1)
         vectors = adversary.vectors(_mean(said) - _mean(anchors), step.batch.number)
         named = rng.random() < self.named
-        found = step.model.predict(noisy, timesteps, said if named else added(anchors, vectors))
+        found = step.model.predict(noisy, timesteps, said if named else added(anchors, torch.stack(vectors)))
         errors = (found - goal).square().flatten(1).mean(1) / scale
         if not named:
-            adversary.move(torch.autograd.grad(errors.sum(), vectors, retain_graph=True)[0])
+            adversary.move(torch.autograd.grad(errors.sum(), vectors, retain_graph=True))
         match = ((found - wanted).square().flatten(1).mean(1) / scale).mean()
         own = step.model.predict(noisy_kept, timesteps_kept, held)
         retain = (own - wanted_kept).square().mean() / wanted_kept.var()
