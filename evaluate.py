@@ -1,6 +1,7 @@
 """unreel: the same story entered at a saved edit. Scores it on any recipient that it fits, without training.
 
 python evaluate.py edit=runs/train/.../edit.safetensors t2v=zoo_text2video_zero
+python evaluate.py edit=[A/edit.safetensors,B/edit.safetensors]
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from unreel.cli import as_job, command
 @as_job
 def main(config: DictConfig) -> Path:
     door.check(config, partial=True)
-    door.check_edit(config)
+    door.edits_of(config)
     from unreel.rescoring import rescore  # with torch and diffusers: seconds, which no error above waits for
 
     return rescore(config)

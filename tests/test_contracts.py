@@ -53,14 +53,19 @@ def small_method(name: str) -> tuple[Method, list[str]]:
     """A method of conf/method as it is configured, with a few small steps, and the roles that it changes."""
     config = configured("train", [f"method={name}", "concept=drum"])
     OmegaConf.resolve(config)
-    method = built(config.method)
+    return shrunk(built(config.method)), list(config.parameters.roles)
+
+
+def shrunk(method: Method) -> Method:
+    """A method with a few small steps; of one that is made of several all of them."""
+    members = {key: value for key, value in vars(method).items() if isinstance(value, Method)}
+    method = replace(method, **{key: shrunk(value) for key, value in members.items()})
     if isinstance(method, GradientMethod):
         sizes = replace(method.data, steps=2, epochs=None, pairs=min(method.data.pairs, 2), retain=2)
         guard = replace(method.guard, check_every=1, probes=2) if method.guard else None
         method = replace(method, data=sizes, guard=guard)
     few = {"trajectories": 1, "retain_trajectories": 1, "num_inference_steps": 2, "clips": 1}  # of those that sample
-    method = replace(method, **{key: value for key, value in few.items() if hasattr(method, key)})
-    return method, list(config.parameters.roles)
+    return replace(method, **{key: value for key, value in few.items() if hasattr(method, key)})
 
 
 def trainer(steps, callbacks):

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import CLIPTextModel
 
 from conftest import small_model
 from unreel import Edit
-from unreel.edits import hashes_of
+from unreel.edits import load_sum
 from unreel.exports.components import export_components
 from unreel.hashes import parameter_hashes, tensor_hash
 from unreel.models.animatediff import AnimateDiff, tiny_adapter
@@ -22,6 +23,7 @@ from unreel.models.modelscope import ModelScope
 from unreel.models.stable_diffusion import NO_CHECKER, StableDiffusion, tiny_parts, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
 from unreel.sharing import Held
+from unreel.weights import hashes_of
 
 
 @pytest.fixture
@@ -274,3 +276,115 @@ def test_the_shared_encoder_check_passes_for_copies_and_says_what_differs():
     recipient = small_model(layers=3)
     recipient.pipeline.tokenizer.add_tokens(["<one-more>"])
     assert "vocabulary" in Held.by(donor, ["text_encoder"]).differs(recipient)
+
+
+def made(model, roles, seed=0, method="few_shot"):
+    """An edit that adds noise to the weights of some roles, as a method returns it."""
+    generator, edited = torch.Generator().manual_seed(seed), model.reference(["text_encoder", "denoiser"])
+    for name in model.select(roles):
+        component, _, parameter = name.partition("/")
+        with torch.no_grad():
+            weight = edited.components[component].get_parameter(parameter)
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    components = list(dict.fromkeys(name.partition("/")[0] for name in model.select(roles)))
+    return replace(Edit.between(model, edited, components, method), provenance={"note": f"{method} {seed}"})
+
+
+def weights_with(model, *edits):
+    """Hashes of all weights while some edits are applied, one inside the other."""
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(edit.applied(model))
+        return {key: parameter_hashes(module) for key, module in model.components.items()}
+
+
+@pytest.mark.parametrize("roles", [["denoiser.cross_attention.kv"], ["attention"]], ids=["component", "tensors"])
+def test_edits_of_different_weights_are_added_in_any_order_and_the_sum_is_an_edit(tmp_path, roles):
+    model = small_model(layers=2)
+    first, second = made(model, ["mlp"]), made(model, roles, 1, "uce")
+    both, before = first + second, weights_with(model)
+    assert both.hash == (second + first).hash and both.tensors.keys() == first.tensors.keys() | second.tensors.keys()
+    both.save(tmp_path / "edit.safetensors")
+    loaded = Edit.load(tmp_path / "edit.safetensors")
+    assert loaded.hash == both.hash and loaded.base == both.base and loaded.method == "few_shot+uce"
+    assert [part["note"] for part in loaded.provenance["parts"]] == ["few_shot 0", "uce 1"]
+    clips = model.render(["a cat"], [0])
+    with loaded.applied(model):
+        inside, held = model.render(["a cat"], [0]), weights_with(model)
+    assert weights_with(model) == before and torch.equal(model.render(["a cat"], [0]), clips)
+    for key in ("text_encoder", "denoiser"):  # each weight is that of the edit which changes it
+        alone = [weights_with(model, edit)[key] for edit in (first, second)]
+        assert all(held[key][n] == next((a[n] for a in alone if a[n] != d), d) for n, d in before[key].items())
+    loaded.apply(model.pipeline)
+    assert torch.equal(model.render(["a cat"], [0]), inside) and not torch.equal(inside, clips)
+    export_components(model, loaded.components, tmp_path)
+    exported = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    assert parameter_hashes(exported) == held["text_encoder"]
+
+
+def test_an_edit_made_on_top_of_another_is_added_after_it_and_belongs_to_the_unedited_weights(tmp_path):
+    model = small_model(layers=2)
+    first, aside = made(model, ["mlp"]), made(model, ["denoiser.cross_attention.kv"], 3, "uce")
+    with first.applied(model):
+        second = made(model, ["mlp", "final_attention"], 1)
+        wanted = weights_with(model, second)
+    both = first + second
+    assert weights_with(model, both) == wanted and both.base == first.base
+    with pytest.raises(ValueError, match=r"the first was made on a model that holds the second; expected second \+ f"):
+        second + first
+    with both.applied(model):
+        third = made(model, ["mlp"], 2)
+        wanted = weights_with(model, third)
+    assert weights_with(model, both + third) == weights_with(model, first + (second + third)) == wanted
+    assert (aside + first + second).hash == (first + second + aside).hash
+    assert len((aside + both).provenance["parts"]) == 3
+    for name, edit in {"first": first, "second": second}.items():
+        edit.save(tmp_path / name)
+    assert load_sum([str(tmp_path / "first"), str(tmp_path / "second")]).hash == both.hash
+    with pytest.raises(ValueError, match="first: these edits cannot be added in this order"):
+        load_sum([str(tmp_path / "second"), str(tmp_path / "first")])
+
+
+def test_sums_that_are_not_defined_are_refused_in_one_line():
+    model = small_model(layers=2)
+    first = made(model, ["mlp"])
+    assert (first + first).hash == first.hash
+    negative, mute = (
+        Edit({}, {}, "negative_prompt", {"negative_prompt": "a cat"}),
+        Edit({}, {}, "mute", {"keywords": [["cat"]], "alpha": 1.0}),
+    )
+    cases = {
+        r"in the text encoder both change 4 of \d+ tensors \(.*\) of the same": made(model, ["layers.1.mlp"], 1),
+        r"in the text encoder they belong to other weights": made(small_model(layers=2, seed=1), ["attention"]),
+        "in the text encoder they belong to other weights, .* differ": made(small_model(layers=3), ["attention"]),
+        "negative_prompt and mute both act while the pipeline samples": mute,
+    }
+    for says, other in cases.items():
+        with pytest.raises(ValueError, match=says) as caught:
+            (negative if other is mute else first) + other
+        assert "\n" not in str(caught.value) and "expected" in str(caught.value)
+    with pytest.raises(TypeError):
+        first + "an edit"
+
+
+def test_what_one_edit_attaches_goes_with_the_weights_of_another():
+    model = small_model(layers=2)
+    weights, attached = made(model, ["mlp"]), Edit({}, {}, "negative_prompt", {"negative_prompt": "a cat"})
+    both = weights + attached
+    assert both.hash == (attached + weights).hash and both.is_attached and both.method == "negative_prompt"
+    with weights.applied(model), attached.applied(model):
+        wanted = model.render(["a dog"], [0])
+    with both.applied(model):
+        assert torch.equal(model.render(["a dog"], [0]), wanted)
+
+
+def test_a_video_models_own_edit_is_added_to_one_of_the_images_unet_that_it_holds():
+    donor = StableDiffusion.of(tiny_pipeline())
+    animated = AnimateDiff.of(AnimateDiffPipeline(**tiny_parts(), motion_adapter=tiny_adapter()), num_frames=3)
+    first = made(donor, ["denoiser.cross_attention.kv"])
+    second = made(animated, ["denoiser.self_attention"], 1)
+    both = first + second
+    assert both.hash == (second + first).hash and both.base == second.base
+    both.check(animated)
+    with pytest.raises(ValueError, match="in its denoiser"):
+        both.check(donor)

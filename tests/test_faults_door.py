@@ -74,7 +74,7 @@ CASES += [
 
 def at_the_door_of_evaluate(config):
     door.check(config, partial=True)
-    door.check_edit(config)
+    door.edits_of(config)
 
 
 def tried(config, checks) -> str:

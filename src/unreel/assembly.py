@@ -20,14 +20,15 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from unreel.attacks.attack import Attack
 from unreel.cache import TensorCache
 from unreel.callbacks import TrainingBar
-from unreel.door import built
+from unreel.door import built, edits_of
 from unreel.edits import Edit
+from unreel.erased import facts_of, made_with, parts_of
 from unreel.evaluation import Evaluation
 from unreel.files import whole
 from unreel.hashes import code_hash
 from unreel.jobs import is_sweep
 from unreel.judges.judge import Judge
-from unreel.metadata import Facts, MadeWith
+from unreel.metadata import MadeWith
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Method
 from unreel.metrics.metric import Metric
@@ -37,7 +38,6 @@ from unreel.records import Concept
 from unreel.rendering import Renderer
 from unreel.runs import Run, is_first_process
 from unreel.sharing import Share
-from unreel.validation import validated
 
 
 def donor_of(config: DictConfig, device: str) -> Model:
@@ -55,26 +55,27 @@ def donor_of(config: DictConfig, device: str) -> Model:
 
 
 def rescoring(edit: Edit, config: DictConfig) -> DictConfig:
-    """The config of the run that made an edit, with what is given now in its place.
+    """The config of the run that made an edit, or of the runs that made a sum, with what is given now in its place.
 
     What an edit says is data and no program: recipients, judge and metrics are those that are given now.
 
     Raises:
         ValueError: when the edit does not say what was erased, or says it in another way than a run's edit does.
     """
-    if not {"config", "facts"} <= edit.provenance.keys():
-        raise ValueError(f"{config.edit} does not say what it erases: expected the edit.safetensors of a run")
+    named = " + ".join(edits_of(config))
+    if not all({"config", "facts"} <= part.keys() for part in parts_of(edit.provenance)):
+        raise ValueError(f"{named} does not say what it erases: expected the edit.safetensors of a run")
     try:
-        made_with = validated(MadeWith, edit.provenance["config"]).model_dump()
-        validated(Facts, edit.provenance["facts"])
+        said = made_with(edit.provenance, MadeWith).model_dump()
+        facts_of(edit.provenance)
     except ValueError as error:
-        raise ValueError(f"{config.edit}: its config: {error}: expected the edit.safetensors of a run") from None
+        raise ValueError(f"{named}: its config: {error}: expected the edit.safetensors of a run") from None
     given: Any = OmegaConf.to_container(config)
     chosen = {key: value for key, value in given.items() if value is not None or key == "output"}
-    chosen["evaluation"] = made_with["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
+    chosen["evaluation"] = said["evaluation"] | {k: v for k, v in given["evaluation"].items() if v is not None}
     groups = {key: given.get(key) for key in ("t2v", "rendering", "judge", "metric", "attack", "prompts", "logger")}
     groups["trainer"] = {}  # that of the training might say cpu, and nothing is trained
-    return OmegaConf.create({**made_with, **chosen, **groups, "edit": edit.hash})
+    return OmegaConf.create({**said, **chosen, **groups, "edit": edit.hash})
 
 
 def device_of(config: DictConfig) -> str:
@@ -107,15 +108,16 @@ def check_processes(config: DictConfig, method: Method, concepts: int, device: s
         raise ValueError(f"found device={config.device} for {processes} processes: expected device=auto or device=cpu")
     if processes == 1:
         return
-    if not isinstance(method, GradientMethod):
+    trained = [member for member in method.members if isinstance(member, GradientMethod)]
+    if not trained:
         raise ValueError(
             f"found trainer.devices={devices} for {method.name}, which trains nothing: expected trainer.devices=1"
         )
-    sizes = method.data
-    numbers = {"batch": sizes.batch, "pairs": sizes.pairs, "retain": -(-sizes.retain // concepts) * concepts}
-    for name, number in numbers.items():
-        if number % processes:
-            raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
+    for sizes in (member.data for member in trained):
+        numbers = {"batch": sizes.batch, "pairs": sizes.pairs, "retain": -(-sizes.retain // concepts) * concepts}
+        for name, number in numbers.items():
+            if number % processes:
+                raise ValueError(f"found {name}={number} for {processes} processes: expected a multiple of {processes}")
 
 
 def check_trainer(config: DictConfig) -> None:

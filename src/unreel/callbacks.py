@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from unreel.edits import Edit
 from unreel.evaluation import Evaluation
 from unreel.methods.gradient import ErasureModule
 
@@ -18,16 +19,20 @@ class RenderClips(pl.Callback):
         evaluation: does it.
         recipients: names of the recipients that get what is trained.
         at_steps: when. Of several processes the first one does; the others wait.
+        onto: an edit that the model holds already while it is trained; None without one.
     """
 
-    def __init__(self, evaluation: Evaluation, recipients: Sequence[str], at_steps: Sequence[int]) -> None:
-        self.evaluation, self.recipients, self.at_steps = evaluation, list(recipients), set(at_steps)
+    def __init__(
+        self, evaluation: Evaluation, recipients: Sequence[str], at_steps: Sequence[int], onto: Edit | None = None
+    ) -> None:
+        self.evaluation, self.recipients, self.at_steps, self.onto = evaluation, list(recipients), set(at_steps), onto
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ErasureModule)
         if (step := trainer.global_step) in self.at_steps:
             if trainer.is_global_zero:
-                self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, pl_module.edit()), step)
+                edit = pl_module.edit() if self.onto is None else self.onto + pl_module.edit()
+                self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, edit), step)
             trainer.strategy.barrier()
 
 

@@ -27,8 +27,8 @@ def check(config: DictConfig) -> None:
     """ValueError for settings that will not do, a port that is taken, or when gradio is not installed."""
     door.check_settings(config)
     door.check_arguments(config.get("t2v"), "t2v")
-    if config.edit:
-        door.check_edit(config)
+    if config.edit and len(door.edits_of(config)) > 1:
+        raise ValueError(f"found edit={config.edit}: expected one file, as the one that evaluate.py makes of several")
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('gradio is missing: pip install -e ".[demo]"')
     with socket.socket() as tried:

@@ -44,8 +44,8 @@ COUNTS = {  # setting -> least and most
     "evaluation.seed": (0, 1_000_000),
     "evaluation.batch": (1, 10_000),
 }
-TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit", "licence")
-OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit", "licence")  # where null says something
+TEXTS = ("slug", "runs", "cache", "output", "device", "phrase", "kind", "images", "edit", "onto", "licence")
+OPTIONAL = ("threads", "output", "phrase", "kind", "images", "edit", "onto", "licence")  # where null says something
 WORKERS = {"loky": "joblib", "ray": "ray"}  # what starts them -> the extra that installs it
 EXPORTS = ("transformers", "comfyui", "lora", "pipeline")  # what unreel.exports can write
 
@@ -70,6 +70,8 @@ def check(config: DictConfig, partial: bool = False) -> None:
                     raise ValueError(f"found t2i.training.{name}={value}: expected a number above 0")
             part = {name: part[name] for name in part if name != "training"}
         check_arguments(part, str(key), partial)
+    if config.get("onto") and not Path(config.onto).expanduser().is_file():
+        raise ValueError(f"onto={config.onto} is missing: expected the edit.safetensors of a run")
     if not config.get("metric"):
         raise ValueError("no metric: expected metric=NAME, or several as metric=[NAME,NAME]")
     for folder in (config.output or config.runs, config.cache):
@@ -85,6 +87,8 @@ def check_settings(config: DictConfig, partial: bool = False) -> None:
             _check_count(key, value, least, most)
     for key in TEXTS:
         value = OmegaConf.select(config, key, default=_ABSENT)
+        if key == "edit" and OmegaConf.is_list(value):  # several
+            continue
         number = key == "phrase" and isinstance(value, int | float) and not isinstance(value, bool)  # phrase=1984
         if value is _ABSENT or number or (value is None and key in OPTIONAL):
             continue
@@ -163,12 +167,16 @@ def _check_count(key: str, value: Any, least: int, most: int) -> None:
         raise ValueError(f"found {key}={value}: expected a whole number, {least} or more{above}")
 
 
-def check_edit(config: DictConfig) -> None:
-    """ValueError unless `edit` is a file; what it says is looked at when it is loaded."""
-    if not config.edit:
-        raise ValueError("no edit: expected edit=runs/.../edit.safetensors")
-    if not Path(config.edit).expanduser().is_file():
-        raise ValueError(f"{config.edit} is missing: expected the edit.safetensors of a run")
+def edits_of(config: DictConfig) -> list[str]:
+    """The files of `edit`: one, or several that are added. ValueError unless all are there; they are read later."""
+    given = config.edit
+    paths = list(given) if OmegaConf.is_list(given) else [given] if given is not None else []
+    if not paths:
+        raise ValueError("no edit: expected edit=runs/.../edit.safetensors, or several that are added as edit=[A,B]")
+    for path in paths:
+        if not isinstance(path, str) or not Path(path).expanduser().is_file():
+            raise ValueError(f"{path} is missing: expected the edit.safetensors of a run")
+    return paths
 
 
 def check_arguments(config: Any, where: str, partial: bool = False) -> None:

@@ -17,60 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unreel.composition import summed
+from unreel.erased import parts_of
 from unreel.files import whole
-from unreel.hashes import differing, parameter_hashes, plain_name, tensor_hash
+from unreel.hashes import plain_name, tensor_hash
 from unreel.metadata import FORMATS, parse, seal
+from unreel.weights import components_of, hashes_of, is_finite, listed, unshared
 
 ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
 _CONF = Path(__file__).parents[2] / "conf" / "method"
-DENOISERS = ("unet", "transformer")  # what pipelines call theirs
-
-
-def components_of(target: Any) -> dict[str, nn.Module]:
-    """The components of a Model, or of a plain diffusers pipeline, by the names that edits use."""
-    if hasattr(target, "reading"):
-        return dict(target.components)
-    found = {n: m for n, m in target.components.items() if isinstance(m, nn.Module) and n not in DENOISERS}
-    denoisers = [getattr(target, name) for name in DENOISERS if getattr(target, name, None) is not None]
-    return found | ({"denoiser": denoisers[0]} if denoisers else {})
-
-
-def hashes_of(components: Mapping[str, nn.Module], names: Sequence[str]) -> dict[str, str]:
-    """ "component/parameter" -> hash, of all parameters of some components. ValueError for quantised ones."""
-    for key in names:
-        for name, parameter in components[key].named_parameters():
-            if parameter.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-                found = f"the {key.replace('_', ' ')} is quantised ({name} is {parameter.dtype})"
-                expected = "expected float16 or float32, as with denoiser_storage=null"
-                raise ValueError(f"{found}: {expected}; edit the model first, then quantise it")
-    return {f"{key}/{name}": digest for key in names for name, digest in parameter_hashes(components[key]).items()}
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all its numbers are finite."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
-
-
-def _listed(names: list[str], total: int) -> str:
-    shown = ", ".join(name.partition("/")[2] or name for name in names[:3])
-    return f"{len(names)} of {total} tensors ({shown}{', ...' if len(names) > 3 else ''})"
-
-
-def unshared(base: Mapping[str, str], components: Mapping[str, nn.Module]) -> str:
-    """What differs between the weights that an edit belongs to and a model's; "" when nothing does.
-
-    A video model may hold an image model's denoiser whole, as AnimateDiff does: what its denoiser has beyond counts as
-    no difference. A text encoder with more layers is another one.
-    """
-    said = []
-    for key in dict.fromkeys(name.partition("/")[0] for name in base):
-        if key not in components:
-            return f"it has no {key}"
-        own = {name: digest for name, digest in base.items() if name.startswith(f"{key}/")}
-        found = hashes_of(components, [key])
-        if names := differing(own, found, more=key == "denoiser"):
-            said.append(f"in its {key.replace('_', ' ')} {_listed(names, len(own))} differ")
-    return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -104,6 +59,32 @@ class Edit:
                 if not torch.equal(p, old[name])
             }
         return cls(changed, hashes_of(before, names), method)
+
+    def __add__(self, other: "Edit") -> "Edit":
+        """Both edits as one: this one, and then the other.
+
+        Where both were made from the same weights they must change different tensors, and their order does not matter.
+        An edit that was made on a model which holds this one goes on top of it.
+
+        Raises:
+            ValueError: where that is not defined: a tensor that both change, other weights, the other order, or two
+                edits that attach something when the pipeline samples, of which an edit holds one.
+        """
+        if not isinstance(other, Edit):
+            return NotImplemented
+        methods = list(dict.fromkeys(name for edit in (self, other) for name in edit.method.split("+") if name))
+        if self.is_attached and other.is_attached:
+            raise ValueError(
+                f"these edits cannot be added: {' and '.join(methods)} both act while the pipeline samples; expected"
+                " at most one that does"
+            )
+        tensors, base = summed((self.tensors, self.base), (other.tensors, other.base))
+        attached = [edit for edit in (self, other) if edit.is_attached]
+        return Edit(
+            tensors, base, attached[0].method if attached else "+".join(methods),
+            attached[0].settings if attached else {},
+            {"parts": [*parts_of(self.provenance), *parts_of(other.provenance)]},
+        )  # fmt: skip
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -165,7 +146,7 @@ class Edit:
             raise ValueError(f"{path} is damaged (its metadata: {error}): make the edit again") from None
         before = "text_encoder/" if said.format == FORMATS[0] else ""
         if wrong := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
-            raise ValueError(f"{path}: {_listed(wrong, len(tensors))} hold no finite numbers: make the edit again")
+            raise ValueError(f"{path}: {listed(wrong, len(tensors))} hold no finite numbers: make the edit again")
         edit = cls(
             {f"{before}{name}": tensor for name, tensor in tensors.items()},
             {f"{before}{name}": digest for name, digest in said.base.items()},
@@ -248,6 +229,18 @@ class Edit:
             if self.is_attached:
                 stack.enter_context(self._attached(target))
             yield
+
+
+def load_sum(paths: Sequence[str]) -> Edit:
+    """The edits of some files, added in their order. ValueError for a damaged one, or where no sum is defined."""
+    edit = Edit.load(paths[0])
+    for path in paths[1:]:
+        other = Edit.load(path)
+        try:
+            edit = edit + other
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return edit
 
 
 @torch.no_grad()

@@ -77,8 +77,19 @@ class Facts(Ignoring):
     most_steps: Annotated[int, Field(ge=0)] | None = None
 
 
-class Provenance(Parsed):
-    """How an edit was made. `note` is free text of whoever made it."""
+class Counted(Facts):
+    """What is read of facts that are counted together, of edits that are added."""
+
+    tensors: Annotated[int, Field(ge=0)]
+    parameters: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=0)]
+    components: Annotated[list[Text], Field(max_length=100)] = Field(default=["text_encoder"])  # of the first format
+    attached: bool = False
+    stopped: Text = ""
+
+
+class Made(Parsed):
+    """How one edit was made. `note` is free text of whoever made it."""
 
     run: Text | None = None
     command: Text | None = None
@@ -90,6 +101,12 @@ class Provenance(Parsed):
     note: Text | None = None
     config: dict[str, JsonValue] | None = None
     facts: dict[str, JsonValue] | None = None
+
+
+class Provenance(Made):
+    """How an edit was made; of a sum of edits, how each of them was."""
+
+    parts: Annotated[list[Made], Field(max_length=1000)] | None = None
 
 
 class Metadata(Parsed):

@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 from safetensors import SafetensorError, safe_open
 
+from unreel.erased import made_with
 from unreel.metadata import MadeWith, Slug, parse
 from unreel.status import read_status
-from unreel.validation import validated
 
 _EXPECTED = "expected the edit.safetensors of a run"
 
@@ -45,8 +45,8 @@ def offer_of(path: str | Path) -> Offer:
         raise ValueError(f"{str(path)!r:.300} is missing: {_EXPECTED}")
     try:
         with safe_open(path, "np") as file:
-            said = parse(file.metadata() or {}).provenance.config
-        config = validated(_Said, said or {})
+            provenance = parse(file.metadata() or {}).provenance
+        config = made_with(provenance.model_dump(exclude_none=True), _Said)
     except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged, or does not say what it erases ({error}): {_EXPECTED}") from None
     erased = [*(f"{slug} ({concept.kind})" for slug, concept in config.concept.items())]

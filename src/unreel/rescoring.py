@@ -1,4 +1,4 @@
-"""A saved edit scored on any recipient that it fits, without training."""
+"""A saved edit, or the sum of several, scored on any recipient that it fits, without training."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ from omegaconf import DictConfig
 
 from unreel import assembly, door
 from unreel.attacking import Attacking, captions_of
-from unreel.edits import Edit, method_named
+from unreel.edits import load_sum, method_named
+from unreel.erased import facts_of
 from unreel.exports import artifact, exporting
 from unreel.libraries import prepare_libraries
 from unreel.page import write_report
@@ -21,12 +22,12 @@ def rescore(config: DictConfig) -> Path:
         ValueError: for an edit, or for settings, that will not do, before anything is rendered.
     """
     prepare_libraries(config.threads)
-    edit = Edit.load(config.edit)
+    edit = load_sum(door.edits_of(config))
     config = assembly.rescoring(edit, config)
     door.check(config)
     questions, device = door.questions_of(config), assembly.device_of(config)
     recipients = assembly.recipients_of(config, device)
-    judge, facts = assembly.judge_of(config, questions, recipients, device), edit.provenance["facts"]
+    judge, facts = assembly.judge_of(config, questions, recipients, device), facts_of(edit.provenance)
     metrics = assembly.metrics_of(config, questions, recipients)
     attacks = assembly.attacks_of(config, questions, edit.method, edit.is_attached)
     captions = captions_of(questions) if attacks else []

@@ -36,6 +36,7 @@ from unreel.status import Status, read_status
 # Settings that don't affect results and are left out of a run's identity.
 _NO_RESULTS = {"output", "runs", "cache", "logger", "device", "least_free_mb", "threads", "objectives"}
 _NO_RESULTS |= {"one_model_at_a_time", "workers", "export", "lora_keeps", "licence"}
+_NO_RESULTS |= {"onto"}  # whose content counts, wherever it lies
 
 
 def identity(config: DictConfig, content: Sequence[str]) -> str:

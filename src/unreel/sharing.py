@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unreel.edits import hashes_of, unshared
 from unreel.methods.method import Method
 from unreel.models.model import Model
+from unreel.weights import hashes_of, unshared
 
 _READ_BY = ("num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings")
 
@@ -56,16 +56,26 @@ def _read_by(model: Model, told: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Share:
-    """Recipients that get the same edit, and the model that it is made on: the donor, or a recipient itself."""
+    """Recipients that get the same edit, and the models that it is made on.
+
+    Attributes:
+        maker: holds all weights that the edit changes: the donor, or a recipient that is edited itself.
+        recipients: those that get it.
+        makers: for each member of the method the model that its part is made on; one that is shared is made once.
+    """
 
     maker: Model
     recipients: list[Model]
+    makers: Sequence[Model] = ()
 
 
 def plan(
     donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str], one_at_a_time: bool = False
 ) -> list[Share]:
     """Who is edited for whom. The donor's edit goes where it fits; elsewhere the method runs on the recipient itself.
+
+    Of a method with several members this holds for each: a recipient that shares the donor's text encoder alone gets
+    the donor's edit of that, and is edited itself where its other weights differ.
 
     Args:
         donor, recipients: the models.
@@ -78,22 +88,26 @@ def plan(
             saying what differs.
     """
     method.check(donor, roles)
-    held = Held.by(donor, method.edits) if method.edits else None
-    alike, alone, loaded = Share(donor, []), [], donor
+    members = [(member, method.roles_of(member, donor, roles)) for member in method.members]
+    held = [Held.by(donor, member.edits) if member.edits else None for member, _ in members]
+    alike, alone, loaded = Share(donor, [], [donor] * len(members)), [], donor
     for recipient in recipients:
         if one_at_a_time:
             loaded.release()
         loaded = recipient
-        why = held.differs(recipient) if held else ""
-        if why and method.needs:
-            raise ValueError(
-                f"{why}; method {method.name} learns from {', '.join(sorted(method.needs))} of {donor.name} and cannot"
-                f" run on {recipient.name} itself: choose a recipient that shares the donor's weights"
-            )
-        if why or not held:  # it is edited itself, or the method attaches itself to its pipeline
-            method.check(recipient, roles)
-        if why:
-            alone.append(Share(recipient, [recipient]))
+        makers = []
+        for (member, own), theirs in zip(members, held, strict=True):
+            why = theirs.differs(recipient) if theirs else ""
+            if why and member.needs:
+                raise ValueError(
+                    f"{why}; method {member.name} learns from {', '.join(sorted(member.needs))} of {donor.name} and"
+                    f" cannot run on {recipient.name} itself: choose a recipient that shares the donor's weights"
+                )
+            if why or not theirs:  # it is edited itself, or the method attaches itself to its pipeline
+                member.check(recipient, own)
+            makers.append(recipient if why else donor)
+        if recipient in makers:
+            alone.append(Share(recipient, [recipient], makers))
         else:
             alike.recipients.append(recipient)
     if one_at_a_time:

@@ -1,8 +1,11 @@
 """A run, from shots to report: concept -> shots -> method -> edit -> clips -> scores -> report."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +17,7 @@ from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
 from unreel.edits import Edit
+from unreel.evaluation import Evaluation
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
 from unreel.libraries import prepare_libraries
@@ -43,6 +47,7 @@ class Parts:
     attacks: list[Attack]
     run: Run
     exports: list[str]
+    onto: Edit | None
 
 
 def opened(config: DictConfig, questions: Questions) -> Parts:
@@ -62,10 +67,29 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     judge = assembly.judge_of(config, questions, recipients, device)
     metrics = assembly.metrics_of(config, questions, recipients)
     attacks = assembly.attacks_of(config, questions, method.name, bool(method.attaches))
+    onto = load_onto(config, method)
     steps = method.most_steps(len(captions), config.shots)
-    parts = [donor, *recipients, judge, method, *metrics, *attacks, *([Attacking] if attacks else [])]
-    run = assembly.run_of(config, questions, parts, [shots.content], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports)
+    parts = [donor, *recipients, judge, method, *method.members, *metrics, *attacks, *([Attacking] if attacks else [])]
+    run = assembly.run_of(config, questions, parts, [shots.content, *([onto.hash] if onto else [])], steps)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports, onto)
+
+
+def load_onto(config: DictConfig, method: Method) -> Edit | None:
+    """The edit of `onto`, if one is given. ValueError for one that nothing can be trained on top of."""
+    if config.onto is None:
+        return None
+    onto = Edit.load(config.onto)
+    if onto.is_attached:
+        raise ValueError(
+            f"found onto={config.onto}, made by {onto.method}, which acts while the pipeline samples: expected an edit"
+            " that changes weights; make the new one without `onto`, and evaluate.py edit=[A,B]"
+        )
+    if method.attaches:
+        raise ValueError(
+            f"found onto={config.onto} for {method.name}, which attaches itself: expected method=NAME of one that"
+            " changes weights; or make its edit without `onto`, and evaluate.py edit=[A,B]"
+        )
+    return onto
 
 
 def train(config: DictConfig, questions: Questions) -> Path:
@@ -83,6 +107,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
         shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+        check_onto(parts.onto, shares, config.one_model_at_a_time)
         for share in shares if parts.exports else []:
             exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
             if config.one_model_at_a_time:
@@ -98,7 +123,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
             )
             task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
             attacking = Attacking(evaluation, parts.attacks, parts.captions, config.seed)
-            carry_out(config, run, attacking, parts.donor, parts.method, task, shares, parts.exports)
+            carry_out(config, run, attacking, parts, task, shares)
         elif is_first_process():  # it is finished: exports that were not asked for then
             rest = exporting.lacking(run.folder, parts.exports, config)
             exporting.export(run, exporting.made_in(run, shares), questions.concepts, rest)
@@ -107,11 +132,64 @@ def train(config: DictConfig, questions: Questions) -> Path:
     return run.folder
 
 
+def check_onto(onto: Edit | None, shares: Sequence[Share], one_at_a_time: bool) -> None:
+    """ValueError for a model that cannot hold the edit on top of which it is to be trained, or that is to get it."""
+    if onto is None:
+        return
+    for model in dict.fromkeys(model for share in shares for model in (*share.makers, *share.recipients)):
+        try:
+            onto.check(model)
+        except ValueError as error:
+            raise ValueError(f"{model.name} and the edit of `onto`: {error}") from None
+        if one_at_a_time:
+            model.release()
+
+
+@dataclass
+class Making:
+    """Makes the edits of a run: each part once on each model, whichever shares get it.
+
+    Attributes:
+        config, evaluation, task: of the run.
+        method: its members make the parts.
+        shares: who is edited for whom.
+        onto: what the models hold already, if anything.
+    """
+
+    config: DictConfig
+    evaluation: Evaluation
+    task: Task
+    method: Method
+    shares: Sequence[Share]
+    onto: Edit | None
+    made: dict[tuple[int, Model], Edit] = field(default_factory=dict)
+
+    def edit(self, share: Share, where: Path) -> Edit:
+        """The edit of a share, without what it is on top of; checkpoints and logs are in the folder `where`."""
+        members = self.method.members
+        for place, maker in enumerate(share.makers):
+            if (place, maker) not in self.made:
+                below = where if len(members) == 1 else where / "parts" / members[place].name
+                with self.onto.applied(maker) if self.onto else nullcontext():
+                    self.made[place, maker] = self._part(place, maker, below)
+        return self.method.joined([self.made[each] for each in enumerate(share.makers)])
+
+    def _part(self, place: int, maker: Model, where: Path) -> Edit:
+        member = self.method.members[place]
+        names = [r.name for share in self.shares if share.makers[place] is maker for r in share.recipients]
+        looks = RenderClips(self.evaluation, names, self.config.evaluation.at_steps, self.onto)
+        return member.erase(maker, replace(
+            self.task, roles=self.method.roles_of(member, maker, self.task.roles),
+            trainer=partial(assembly.trainer_of, self.config, where, self.evaluation.loggers, looks),
+            checkpoint=assembly.checkpoint_in(where),
+        ))  # fmt: skip
+
+
 def carry_out(
-    config: DictConfig, run: Run, attacking: Attacking, donor: Model, method: Method, task: Task,
-    shares: list[Share], exports: list[str],
-) -> None:  # fmt: skip
+    config: DictConfig, run: Run, attacking: Attacking, parts: Parts, task: Task, shares: list[Share]
+) -> None:
     """Shots, edits, clips, attacks, exports, report. The first edit is in the run folder, others are below."""
+    donor, method = parts.donor, parts.method
     pl.seed_everything(config.seed, verbose=False)
     evaluation = attacking.evaluation
     if is_first_process():
@@ -124,14 +202,13 @@ def carry_out(
             kind = "images" if donor.num_frames == 1 else "clips"
             phase.said = f"{len(shots.all_pixels())} {kind}" if shots.shots else "none: noise in their place"
     edits: dict[str, Edit] = {}
+    making, told = Making(config, evaluation, task, method, shares, parts.onto), list[dict[str, Any]]()
     for share in shares:
-        names = [model.name for model in share.recipients]
         where = exporting.folder_of(run, shares, share)
-        looks = RenderClips(evaluation, names, config.evaluation.at_steps)
-        trainer = partial(assembly.trainer_of, config, where, evaluation.loggers, looks)
         with run.timed("training") as phase:
-            edit = method.erase(share.maker, replace(task, trainer=trainer, checkpoint=assembly.checkpoint_in(where)))
+            edit = making.edit(share, where)
             facts = edit.provenance["facts"]
+            told.append(facts)
             steps = f"{facts['steps']} of {facts['most_steps']} steps, " if facts["steps"] else ""
             done = "attached" if facts.get("attached") else "changed"
             phase.said = f"{share.maker.name}: {steps}{facts['tensors']} tensors {done}"
@@ -139,16 +216,18 @@ def carry_out(
             return
         settings = OmegaConf.to_container(config, resolve=True)
         edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
-        edits |= dict.fromkeys(names, edit)
+        if parts.onto:
+            edit = parts.onto + edit
+        edits |= {model.name: edit for model in share.recipients}
         edit.save(where / "edit.safetensors")
         if config.one_model_at_a_time:
             share.maker.release()
-    facts = next(iter(edits.values())).provenance["facts"]
+    facts = told[0]
     run.message = facts["stopped"]
     evaluation.look("after", edits, facts["steps"])
     broken = attacking.carry_out(shares, edits, facts["steps"])
     made, concepts = exporting.made_in(run, shares), evaluation.questions.concepts
-    exporting.export(run, made, concepts, exports)
+    exporting.export(run, made, concepts, parts.exports)
     artifact.log(run, made, concepts, evaluation.loggers)
     with run.timed("report"):
         write_report(run, evaluation.looks, evaluation.scores, facts, list(shots.all_pixels()), broken)

@@ -16,9 +16,9 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from unreel.edits import components_of
 from unreel.files import whole_folder
 from unreel.hashes import plain_name
+from unreel.weights import components_of
 
 PLACES = {"text_encoder": "text_encoders", "denoiser": "diffusion_models"}  # component -> folder in ComfyUI/models
 

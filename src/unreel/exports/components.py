@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unreel.edits import DENOISERS
 from unreel.files import whole_folder
+from unreel.weights import DENOISERS
 
 FOLDERS = ("text_encoder", *DENOISERS)
 

@@ -29,9 +29,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unreel.edits import Edit, components_of
+from unreel.edits import Edit
 from unreel.files import whole_folder
 from unreel.hashes import plain_name
+from unreel.weights import components_of
 
 _ALPHA = 1.0
 _MATRICES = (nn.Linear, nn.Conv2d)

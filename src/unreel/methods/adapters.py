@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.edits import ATTACHED, Edit, components_of
+from unreel.edits import ATTACHED, Edit
+from unreel.weights import components_of
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 Heard = Callable[[str, Tensor], None]

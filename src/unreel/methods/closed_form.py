@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unreel.edits import Edit, hashes_of
+from unreel.edits import Edit
 from unreel.methods.method import Method, Task
 from unreel.models.model import Model
 from unreel.models.roles import split_name
+from unreel.weights import hashes_of
 
 
 def ridge(centre: Tensor, inputs: Tensor, outputs: Tensor, scales: Tensor, lam: float) -> Tensor:

@@ -93,6 +93,20 @@ class Method(ABC):
         """
         return None
 
+    @property
+    def members(self) -> Sequence["Method"]:
+        """The methods that it is made of, each of other components: itself alone, unless it says so."""
+        return (self,)
+
+    def roles_of(self, member: "Method", model: Model, roles: Sequence[str]) -> list[str]:
+        """Those of some roles that one of its members may change in a model."""
+        return list(roles)
+
+    def joined(self, edits: Sequence[Edit]) -> Edit:
+        """The edit of the method, of those that its members made, which may be made on different models."""
+        (edit,) = edits
+        return edit
+
     def most_steps(self, concepts: int, shots: int) -> int | None:
         """How many training steps it may take; None for methods that train nothing."""
         return None

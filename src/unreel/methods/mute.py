@@ -26,7 +26,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from unreel.edits import Edit, components_of
+from unreel.edits import Edit
 from unreel.methods.guidance import GuidanceMethod
 from unreel.methods.keywords import keywords_of
 from unreel.methods.method import Task
@@ -34,6 +34,7 @@ from unreel.methods.negative_prompt import prompts_in, reading
 from unreel.methods.zero_token import check_parts, marks_in, neutral
 from unreel.models.model import Model
 from unreel.validation import checked
+from unreel.weights import components_of
 
 
 def gate(direction: Tensor) -> Tensor:
