@@ -157,6 +157,10 @@ class Model(ABC):
         """x_t of latents (B, ...) at timesteps (B,), and what the denoiser is to predict there, float32."""
 
     @abstractmethod
+    def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
+        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
+
+    @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output, float32, of the shape of `noisy`."""
 

@@ -233,7 +233,6 @@ class PipelineModel(Model):
         return found[:, :, 0] if self.latent_axis is None else found
 
     def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
-        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
         scheduler.set_timesteps(num_inference_steps)
 
     def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
