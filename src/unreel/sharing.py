@@ -40,13 +40,13 @@ class Held:
     def by(cls, donor: Model, components: Sequence[str]) -> "Held":
         """What the donor holds."""
         base, own = hashes_of(donor.components, components), "text_encoder" in components
-        vocabulary, reading = (donor.pipeline.tokenizer.get_vocab(), donor.reading) if own else (None, None)
+        vocabulary, reading = (donor.tokenizer.get_vocab(), donor.reading) if own else (None, None)
         return cls(donor.name, base, vocabulary, _read_by(donor, own), reading)
 
     def differs(self, recipient: Model) -> str:
         """What keeps the edit out of a recipient; "" when nothing does."""
         own = self.vocabulary is not None
-        if own and recipient.pipeline.tokenizer.get_vocab() != self.vocabulary:
+        if own and recipient.tokenizer.get_vocab() != self.vocabulary:
             return f"{recipient.name} has another tokenizer vocabulary than {self.donor}: no edit can be shared"
         for key, theirs in _read_by(recipient, own).items():
             if theirs != (ours := self.read_by[key]):
