@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from unreel.hashes import content_key, parameter_hashes
 from unreel.models import latents as vaes
@@ -23,10 +23,8 @@ from unreel.models.roles import select
 from unreel.models.running import (
     Common,
     check_common,
-    checkpointed,
     computes_bfloat16,
-    computing_in,
-    kept_in_8_bits,
+    configured,
     placed,
     reads,
     scale_factor,
@@ -108,23 +106,11 @@ class PipelineModel(Model):
         """The pipeline, from `sources`."""
 
     def _prepared(self, pipeline: Any) -> Any:
-        for module in pipeline.components.values():
-            if isinstance(module, nn.Module):
-                module.eval().requires_grad_(False)
         try:
             pipeline.scheduler = schedules.prepared(pipeline.scheduler, self.steps_flows, self.timestep_spacing)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        denoiser = getattr(pipeline, self.denoiser)
-        if self.denoiser_dtype is not None:
-            computing_in(denoiser, getattr(torch, self.denoiser_dtype))
-        if self.denoiser_storage is not None:
-            kept_in_8_bits(denoiser)
-        if self.checkpointing:
-            checkpointed(denoiser, getattr(pipeline, self.shared_encoder))
-        if self.vae_slicing:
-            pipeline.vae.enable_slicing()
-        pipeline.set_progress_bar_config(disable=True)
+        configured(self, getattr(pipeline, self.denoiser), getattr(pipeline, self.shared_encoder), pipeline)
         return pipeline
 
     @property
