@@ -151,3 +151,22 @@ def test_every_family_computes_again_what_it_does_not_keep(rebuilt):
     assert ours.keys() == theirs.keys() and len(ours) > 10
     assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-6) for name in ours)
     assert saved(less) < saved(plain)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.temporal], ids=lambda family: family.__name__)
+def test_clips_that_do_not_fit_the_latents_are_refused_before_anything_is_loaded(family, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    assert family(tmp_path)._pipeline is None, "what its pipeline renders by default"
+    frames, px = family.grid
+    with pytest.raises(ValueError, match=rf"found num_frames={frames + 2}: .* as {frames + 1} or {2 * frames + 1}"):
+        family(tmp_path, num_frames=frames + 2)
+    for edge in ("height", "width"):
+        with pytest.raises(ValueError, match=rf"found {edge}={px + 1}: expected a multiple of {px}"):
+            family(tmp_path, **{edge: px + 1})
+    assert family(tmp_path, num_frames=1)._pipeline is None
+
+
+def test_steps_of_flow_matching_are_not_spread_otherwise():
+    family = RECIPIENTS["ltx"]
+    with pytest.raises(ValueError, match=r"tiny_ltx: found timestep_spacing='trailing': expected null"):
+        family.of(family.tiny().pipeline, name="tiny_ltx", timestep_spacing="trailing")

@@ -23,6 +23,7 @@ from unreel.models.roles import select
 from unreel.models.running import (
     Common,
     check_common,
+    check_grid,
     computes_bfloat16,
     configured,
     placed,
@@ -53,6 +54,8 @@ class PipelineModel(Model):
         steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
             place.
         temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
+        grid: of such a family: frames are one more than a multiple of the first, height and width multiples of the
+            second.
         encoded: what that returns: name in the conditioning -> place. Names are those that `attended` and `predict` of
             the family read.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
@@ -66,6 +69,7 @@ class PipelineModel(Model):
     latent_axis: ClassVar[int | None] = None
     steps_flows: ClassVar[bool] = False
     temporal: ClassVar[bool] = False
+    grid: ClassVar[tuple[int, int]] = (1, 1)
     encoded: ClassVar[Mapping[str, int]] = {"prompt_embeds": 0}
     projections: ClassVar[tuple[str, ...]] = ()
 
@@ -84,6 +88,8 @@ class PipelineModel(Model):
             counts = key.startswith("num_") or key in ("fps", "video_length")
             if counts and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
+        if self.temporal:
+            check_grid(name, num_frames, {key: options[key] for key in ("height", "width")}, *self.grid)
         given = sources[""][0] == _IN_MEMORY
         self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
         self.options, self.name, self.dtype = dict(options), name, dtype

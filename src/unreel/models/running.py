@@ -59,6 +59,26 @@ def check_common(given: Common) -> None:
         raise ValueError(told(error)) from None
 
 
+def check_grid(name: str, num_frames: int, edges: Mapping[str, int], frames: int, px: int) -> None:
+    """ValueError for clips of a size that a VAE and a denoiser cannot cut into their latents and patches.
+
+    Args:
+        name: of the model.
+        num_frames: F, which is to be 1 and a multiple of `frames`.
+        edges: height and width in px, multiples of `px`.
+        frames, px: of the family.
+    """
+    if (num_frames - 1) % frames:
+        least = num_frames - (num_frames - 1) % frames
+        raise ValueError(
+            f"{name}: found num_frames={num_frames}: expected one more than a multiple of {frames}, as {least} or"
+            f" {least + frames}"
+        )
+    for key, edge in edges.items():
+        if edge % px or not edge:
+            raise ValueError(f"{name}: found {key}={edge}: expected a multiple of {px}")
+
+
 def checkpointed(denoiser: nn.Module, text_encoder: nn.Module) -> None:
     """Switches checkpointing on in both; all else of them stays in eval mode."""
     denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
