@@ -1,14 +1,21 @@
 """One edit or several: which recipients hold the weights that an edit changes, and who is edited for the others."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unreel.methods.method import Method
-from unreel.models.model import Model
+from unreel.models.model import Model, Reading
 from unreel.weights import hashes_of, unshared
 
-_READ_BY = ("num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings")
+_log = logging.getLogger(__name__)
+# what decides, beside its weights, what a text encoder makes of a text: of CLIP and language models, then of T5
+_READ_BY = (
+    "model_type", "num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings",
+    "num_heads", "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,24 +26,27 @@ class Held:
         donor: its name.
         base: "component/parameter" -> hash of the donor's weights, of these components.
         vocabulary: of its tokenizer, of an edit of the text encoder; otherwise None.
-        read_by: the text encoder's depth, activation and final norm's epsilon, likewise.
+        read_by: the text encoder's kind, depth, activation, norm's epsilon and places of tokens, likewise.
+        reading: how the donor reads prompts, likewise.
     """
 
     donor: str
     base: Mapping[str, str]
     vocabulary: Mapping[str, int] | None
     read_by: Mapping[str, Any]
+    reading: Reading | None
 
     @classmethod
     def by(cls, donor: Model, components: Sequence[str]) -> "Held":
         """What the donor holds."""
         base, own = hashes_of(donor.components, components), "text_encoder" in components
-        return cls(donor.name, base, donor.pipeline.tokenizer.get_vocab() if own else None, _read_by(donor, own))
+        vocabulary, reading = (donor.tokenizer.get_vocab(), donor.reading) if own else (None, None)
+        return cls(donor.name, base, vocabulary, _read_by(donor, own), reading)
 
     def differs(self, recipient: Model) -> str:
         """What keeps the edit out of a recipient; "" when nothing does."""
         own = self.vocabulary is not None
-        if own and recipient.pipeline.tokenizer.get_vocab() != self.vocabulary:
+        if own and recipient.tokenizer.get_vocab() != self.vocabulary:
             return f"{recipient.name} has another tokenizer vocabulary than {self.donor}: no edit can be shared"
         for key, theirs in _read_by(recipient, own).items():
             if theirs != (ours := self.read_by[key]):
@@ -105,6 +115,10 @@ def plan(
                 )
             if why or not theirs:  # it is edited itself, or the method attaches itself to its pipeline
                 member.check(recipient, own)
+            elif theirs.reading and (how := theirs.reading.differs(recipient.reading)):
+                _log.warning(
+                    f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"
+                )
             makers.append(recipient if why else donor)
         if recipient in makers:
             alone.append(Share(recipient, [recipient], makers))

@@ -6,7 +6,7 @@ A slot is a word of the model's own vocabulary that no prompt says. The text is 
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ def check_table(model: Model, who: str) -> None:
         model: that is asked.
         who: wants to learn them, as the error says it: "attack cce".
     """
-    encoder, tokenizer = model.components.get("text_encoder"), getattr(model.pipeline, "tokenizer", None)
+    encoder, tokenizer = model.components.get("text_encoder"), model.tokenizer
     if encoder is None or tokenizer is None or not hasattr(encoder, "get_input_embeddings"):
         raise ValueError(f"{who} learns tokens: {model.name} has no text encoder with a table of them")
 
@@ -34,7 +34,7 @@ def table_of(model: Model) -> Tensor:
 
 def words_of(model: Model) -> dict[str, int]:
     """Word -> id, of all words of the tokenizer that are one token and are read back as such, in the order of ids."""
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids)
     found = {}
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
@@ -69,7 +69,7 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
         slots: S words of `slots_of`.
         rows: (S, D), or (B, S, D) with others for each text of a batch; gradients go through.
     """
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.tokenizer
     ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in slots]
 
     def put(_module: nn.Module, given: Any, embeds: Tensor) -> Tensor:
@@ -80,8 +80,10 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
             embeds = torch.where(at, row if row.ndim == 1 else row[:, None], embeds)
         return embeds
 
-    handle = model.components["text_encoder"].get_input_embeddings().register_forward_hook(put)
-    try:
+    encoder = model.components["text_encoder"]
+    table = encoder.get_input_embeddings().weight
+    with ExitStack() as stack:  # T5 reads by a second module that holds the same table
+        for module in encoder.modules():
+            if getattr(module, "weight", None) is table:
+                stack.callback(module.register_forward_hook(put).remove)
         yield
-    finally:
-        handle.remove()

@@ -4,10 +4,11 @@ One adapter class a family serves as both; which it is, is a matter of configura
 was read, are the two records here.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ class Reading:
         hidden_state: which of the encoder's states is read, -1 the last.
         normed: whether the encoder's final norm is applied to it.
         template: what is put around a prompt; "{}" is the prompt itself.
+        cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case, "ftfy" mends its
+            characters and spaces.
+        pads: what the denoiser is given at the places of padding: "read" as all others, "masked", or "zero".
     """
 
     max_length: int
@@ -30,6 +34,14 @@ class Reading:
     hidden_state: int = -1
     normed: bool = True
     template: str = "{}"
+    cleaning: str = ""
+    pads: Literal["read", "masked", "zero"] = "read"
+
+    def differs(self, other: "Reading") -> str:
+        """What another model does otherwise: "max_length is 226, not 120"; "" when nothing is."""
+        ours, theirs = asdict(self), asdict(other)
+        said = [f"{key} is {theirs[key]!r}, not {ours[key]!r}" for key in ours if ours[key] != theirs[key]]
+        return ", ".join(said)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,14 @@ class Conditioning(Mapping[str, Tensor]):
         return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
 
 
+def cleaned(pipeline: Any, text: str) -> str:
+    """A prompt as a diffusers pipeline gives it to its tokenizer: some make it lower case first, some mend it."""
+    if own := getattr(pipeline, "_text_preprocessing", None):
+        return own(text)[0]
+    beside = getattr(sys.modules[type(pipeline).__module__], "prompt_clean", None)
+    return beside(text) if beside else text
+
+
 class Model(ABC):
     """A diffusion model with its text encoder, in a diffusers pipeline that is loaded when it is first used.
 
@@ -84,6 +104,15 @@ class Model(ABC):
     @abstractmethod
     def components(self) -> Mapping[str, Any]:
         """text_encoder (text_encoder_2, ...), denoiser and vae, each an nn.Module: the names that edits use."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """That of its text_encoder; None where it has none."""
+
+    @abstractmethod
+    def part(self, component: str) -> str:
+        """What the pipeline calls one of `components`."""
 
     @property
     @abstractmethod
@@ -115,6 +144,16 @@ class Model(ABC):
         """What the denoiser reads of B texts, by this model's reading; with gradient where its encoder is trained."""
 
     @abstractmethod
+    def attended(self, conditioning: Conditioning) -> Tensor:
+        """What the keys and values of its cross-attention are made from, (B, L, D'): the prompts' embeddings, behind
+        what the denoiser projects them with.
+        """
+
+    @abstractmethod
+    def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids of the tokens that B texts are read as, and which of them are no padding, both (B, L), on the CPU."""
+
+    @abstractmethod
     def encode_pixels(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (B, *latent_shape) of clips (B, F, C, H, W) in [-1, 1]: a sample of the VAE's posterior, scaled."""
 
@@ -125,6 +164,10 @@ class Model(ABC):
     @abstractmethod
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """x_t of latents (B, ...) at timesteps (B,), and what the denoiser is to predict there, float32."""
+
+    @abstractmethod
+    def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
+        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

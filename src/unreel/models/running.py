@@ -1,5 +1,8 @@
 """How a pipeline is loaded and run: what all families take beside their own options, and how it is carried out."""
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from typing_extensions import TypedDict  # which pydantic asks for below Python 3.12
 
+from unreel.hashes import folder_hash
+from unreel.models.model import Conditioning
 from unreel.validation import STRICT, check_model_folder, is_local, told
 
 
@@ -54,6 +59,26 @@ def check_common(given: Common) -> None:
         raise ValueError(told(error)) from None
 
 
+def check_grid(name: str, num_frames: int, edges: Mapping[str, int], frames: int, px: int) -> None:
+    """ValueError for clips of a size that a VAE and a denoiser cannot cut into their latents and patches.
+
+    Args:
+        name: of the model.
+        num_frames: F, which is to be 1 and a multiple of `frames`.
+        edges: height and width in px, multiples of `px`.
+        frames, px: of the family.
+    """
+    if (num_frames - 1) % frames:
+        least = num_frames - (num_frames - 1) % frames
+        raise ValueError(
+            f"{name}: found num_frames={num_frames}: expected one more than a multiple of {frames}, as {least} or"
+            f" {least + frames}"
+        )
+    for key, edge in edges.items():
+        if edge % px or not edge:
+            raise ValueError(f"{name}: found {key}={edge}: expected a multiple of {px}")
+
+
 def checkpointed(denoiser: nn.Module, text_encoder: nn.Module) -> None:
     """Switches checkpointing on in both; all else of them stays in eval mode."""
     denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -70,26 +95,50 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         floats = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(to) if floats else tuple(cast(v, to) for v in value) if isinstance(value, tuple) else value
 
+    given = [dtype]  # of the tensors that it was last called with
+
     def before(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        given[0] = (args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]).dtype
         return cast(args, dtype), {name: cast(value, dtype) for name, value in kwargs.items()}
 
-    def after(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        given = (args[0] if args else kwargs["sample"]).dtype
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
-            return cast(output, given)
-        output.sample = cast(output.sample, given)
+            return cast(output, given[0])
+        output.sample = cast(output.sample, given[0])
         return output
 
     if next(module.parameters()).dtype != dtype:
         module.to(dtype)
     module.register_forward_pre_hook(before, with_kwargs=True)
-    module.register_forward_hook(after, with_kwargs=True)
+    module.register_forward_hook(after)
     return module
 
 
 def kept_in_8_bits(denoiser: nn.Module) -> None:
     """Keeps weights as float8_e4m3fn and casts each layer's, while it computes, to the dtype that they have now."""
     denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn)  # type: ignore[operator]
+
+
+def configured(asked: Any, denoiser: nn.Module, text_encoder: nn.Module, pipeline: Any) -> None:
+    """Freezes a pipeline, silences it, and has it run as asked.
+
+    Args:
+        asked: has the attributes of Common.
+        denoiser, text_encoder: of the pipeline.
+        pipeline: not on its device yet.
+    """
+    for module in pipeline.components.values():
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False)
+    if asked.denoiser_dtype is not None:
+        computing_in(denoiser, getattr(torch, asked.denoiser_dtype))
+    if asked.denoiser_storage is not None:
+        kept_in_8_bits(denoiser)
+    if asked.checkpointing:
+        checkpointed(denoiser, text_encoder)
+    if asked.vae_slicing:
+        pipeline.vae.enable_slicing()
+    pipeline.set_progress_bar_config(disable=True)
 
 
 def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:
@@ -120,3 +169,58 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def placed(pipeline: Any, device: torch.device, group_offload: bool) -> Any:
+    """The pipeline on its device; with `group_offload` only the text encoders, which edits write to."""
+    if not group_offload:
+        return pipeline.to(device)
+    encoders = [name for name in pipeline.components if name.startswith("text_encoder")]
+    pipeline.enable_group_offload(
+        device, offload_type="leaf_level", use_stream=device.type == "cuda", exclude_modules=encoders
+    )
+    return pipeline
+
+
+def told_by(source: Mapping[str, Any]) -> str | None:
+    """What a folder or a pinned hub id says of its content; None of a hub id without a revision."""
+    where = source["pretrained_model_name_or_path"]
+    if source["local_files_only"]:
+        return folder_hash(Path(where))
+    return f"{where}@{source['revision']}" if source["revision"] else None
+
+
+def scale_factor(pipeline: Any, axis: Literal["spatial", "temporal"]) -> int:
+    """How many px, or frames, are one of the pipeline's latents."""
+    names = (
+        f"vae_scale_factor_{axis}", f"vae_{axis}_compression_ratio", f"vae_{axis}_scale_factor", "vae_scale_factor",
+    )  # fmt: skip
+    return int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))
+
+
+@contextmanager
+def reads(pipeline: Any, conditioning: Conditioning, given: Callable[..., Any]) -> Iterator[None]:
+    """Inside the `with` block the pipeline's prompts are read as the given conditioning, in their order.
+
+    Args:
+        pipeline: whose `encode_prompt` gives way.
+        conditioning: of all prompts that it is going to be called with.
+        given: what `encode_prompt` returns: gets itself as it was, its arguments by name, and the prompts' rows.
+    """
+    places, kept, own = iter(range(conditioning.count)), vars(pipeline).get("encode_prompt"), pipeline.encode_prompt
+    signature = inspect.signature(own)
+
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        asked = dict(signature.bind(*args, **kwargs).arguments)
+        asked |= asked.pop("kwargs", {})
+        count = 1 if isinstance(asked["prompt"], str) else len(asked["prompt"])
+        return given(own, asked, conditioning.rows([next(places) for _ in range(count)]))
+
+    pipeline.encode_prompt = encode_prompt
+    try:
+        yield
+    finally:
+        if kept is None:
+            del pipeline.encode_prompt
+        else:  # what an edit attached
+            pipeline.encode_prompt = kept
