@@ -75,7 +75,7 @@ class Search:
         self.slot = slots_of(reference, 1, [*texts, *(phrase for each in concepts for phrase in each.phrases)])
         table = table_of(reference).float()
         self.mean, self.spread, self.size = table.mean(0), table.std(0), float(table.std())
-        tokenizer = reference.pipeline.tokenizer
+        tokenizer = reference.tokenizer
         names = [tokenizer(name_of(each), add_special_tokens=False).input_ids for each in concepts]
         self.names = [table[ids].mean(0) for ids in names]
         self.generator = torch.Generator().manual_seed(1_000_003 * seed + 15)

@@ -61,7 +61,7 @@ def shifted(model: Model, shift: Tensor) -> Iterator[None]:
 
 def ends(model: Model, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Where B texts end, (B,), and which tokens they say between their start and that end, (B, L) booleans."""
-    read = model.pipeline.tokenizer(
+    read = model.tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=model.reading.max_length, return_tensors="pt"
     )
     mask = read.attention_mask.to(model.device)

@@ -38,7 +38,7 @@ from unreel.validation import checked
 
 def said_tokens(model: Model, texts: Sequence[str]) -> Tensor:
     """Which tokens of B texts are no padding, (B, L) booleans; a text's start and its end are none."""
-    read = model.pipeline.tokenizer(
+    read = model.tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=model.reading.max_length, return_tensors="pt"
     )
     return read.attention_mask.bool().to(model.device)
