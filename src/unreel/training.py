@@ -1,5 +1,6 @@
 """A run, from shots to report: concept -> shots -> method -> edit -> clips -> scores -> report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from unreel.edits import Edit
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
 from unreel.libraries import prepare_libraries
+from unreel.methods.gradient import GradientMethod
+from unreel.methods.lora import LoRA
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
 from unreel.models.model import Model
@@ -43,6 +46,7 @@ class Parts:
     attacks: list[Attack]
     run: Run
     exports: list[str]
+    lora: LoRA | None = None
 
 
 def opened(config: DictConfig, questions: Questions) -> Parts:
@@ -55,6 +59,7 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
         raise ValueError(
             f"{pictures[0]} is an image: method {method.name} learns from clips; expected mp4, webm or gif"
         )
+    lora = lora_of(config, method)
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
     exports = exporting.wanted_of(config, method.edits, bool(method.attaches))
@@ -65,7 +70,7 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     steps = method.most_steps(len(captions), config.shots)
     parts = [donor, *recipients, judge, method, *metrics, *attacks, *([Attacking] if attacks else [])]
     run = assembly.run_of(config, questions, parts, [shots.content], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports)
+    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports, lora)
 
 
 def train(config: DictConfig, questions: Questions) -> Path:
@@ -83,8 +88,8 @@ def train(config: DictConfig, questions: Questions) -> Path:
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
         shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
-        for share in shares if parts.exports else []:
-            exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
+        for share in shares if parts.exports or parts.lora else []:
+            exporting.check(parts.exports, share.maker, changes_of(parts, share.maker, config.parameters.roles))
             if config.one_model_at_a_time:
                 share.maker.release()
         assembly.check_attacks(parts.attacks, shares, config.one_model_at_a_time)
@@ -96,7 +101,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
             evaluation = assembly.evaluation_of(
                 config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
             )
-            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
+            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots, lora=parts.lora)
             attacking = Attacking(evaluation, parts.attacks, parts.captions, config.seed)
             carry_out(config, run, attacking, parts.donor, parts.method, task, shares, parts.exports)
         elif is_first_process():  # it is finished: exports that were not asked for then
@@ -105,6 +110,23 @@ def train(config: DictConfig, questions: Questions) -> Path:
     if is_first_process():
         print_result(run)
     return run.folder
+
+
+def lora_of(config: DictConfig, method: Method) -> LoRA | None:
+    """The LoRA of `parameters`, if that is one. ValueError for a method that trains no weights of the model."""
+    if not config.parameters.get("lora"):
+        return None
+    if not isinstance(method, GradientMethod) or method.attaches:
+        raise ValueError(
+            f"found parameters={config.parameters.name} for {method.name}, which trains no weights of the model:"
+            " expected parameters=NAME without lora, or another method, as method=few_shot"
+        )
+    return built(config.parameters.lora)
+
+
+def changes_of(parts: Parts, maker: Model, roles: Sequence[str]) -> list[str]:
+    """The weights "component/parameter" that an edit made on this model may change. ValueError where LoRA fits none."""
+    return maker.select(roles) if parts.lora is None else parts.lora.matrices(maker, roles)
 
 
 def carry_out(

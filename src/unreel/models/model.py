@@ -143,8 +143,14 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def reference(self, components: Sequence[str]) -> "Model":
-        """A model that shares everything with this one but frozen copies of some components."""
+    def reference(self, components: Sequence[str], shared: bool = False) -> "Model":
+        """A model that shares everything with this one but frozen copies of some components.
+
+        Args:
+            components: are copied.
+            shared: whether the copies share the weights all the same, which then must not change: modules that are put
+                into this model's components afterwards are not in theirs.
+        """
 
     @abstractmethod
     def release(self) -> None:

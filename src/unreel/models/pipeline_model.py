@@ -273,10 +273,12 @@ class PipelineModel(Model):
     def select(self, roles: Sequence[str]) -> list[str]:
         return select({key: self.components[key] for key in ("text_encoder", "denoiser")}, roles)
 
-    def reference(self, components: Sequence[str]) -> Self:
+    def reference(self, components: Sequence[str], shared: bool = False) -> Self:
         twin = copy.copy(self)
         twin._pipeline = copy.copy(self.pipeline)
         for key in components:
             name = self.denoiser if key == "denoiser" else key
-            setattr(twin._pipeline, name, copy.deepcopy(self.components[key]).eval().requires_grad_(False))
+            own = self.components[key]
+            kept = {id(p): p for p in (*own.parameters(), *own.buffers())} if shared else {}
+            setattr(twin._pipeline, name, copy.deepcopy(own, kept).eval().requires_grad_(False))
         return twin
