@@ -1,11 +1,14 @@
 """One edit or several: who gets the donor's edit, who is edited alone, and who is refused before any work."""
 
 import pytest
+import torch
 from diffusers import AnimateDiffPipeline, TextToVideoSDPipeline, TextToVideoZeroPipeline
 
 from test_contracts import small_method
 from unreel.models.animatediff import AnimateDiff, tiny_adapter
+from unreel.models.latte import Latte
 from unreel.models.modelscope import ModelScope, tiny_unet3d
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import NO_CHECKER, StableDiffusion, tiny_parts, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
 from unreel.sharing import plan
@@ -45,3 +48,29 @@ def test_another_text_encoder_is_edited_alone_or_refused_saying_what_differs(mod
         ValueError, match=r"other holds other weights than donor: in its text encoder .* learns from shots"
     ):
         planned("few_shot", donor, [*recipients, other])
+
+
+def test_an_edit_of_t5_goes_from_images_to_clips_and_not_to_another_t5_nor_to_clip(caplog):
+    donor, recipient = PixArt.tiny(), Latte.tiny()
+    assert planned("anchored", donor, [recipient]) == [("tiny_pixart", ["tiny_latte"])]
+    assert not caplog.records, "they read alike"
+    assert planned("uce", donor, [recipient]) == [("tiny_latte", ["tiny_latte"])]
+    other = Latte.tiny()
+    with torch.no_grad():
+        other.components["text_encoder"].shared.weight[5, 0] += 1.0
+    with pytest.raises(ValueError, match=r"tiny_latte holds other weights than tiny_pixart: in its text encoder 1 of"):
+        planned("few_shot", donor, [recipient, other])
+    other = Latte.tiny()
+    other.pipeline.text_encoder.config.relative_attention_num_buckets = 16
+    with pytest.raises(ValueError, match=r"than tiny_pixart: relative_attention_num_buckets is 16"):
+        planned("few_shot", donor, [other])
+    with pytest.raises(ValueError, match="tiny_stable_diffusion has another tokenizer vocabulary than tiny_pixart"):
+        planned("few_shot", donor, [recipient, StableDiffusion.tiny()])
+
+
+def test_a_recipient_that_reads_prompts_otherwise_is_named_with_how(caplog):
+    donor = PixArt.of(PixArt.tiny().pipeline, max_sequence_length=300, name="sigma")
+    assert planned("anchored", donor, [Latte.tiny()]) == [("sigma", ["tiny_latte"])]
+    assert (
+        "tiny_latte reads prompts otherwise than sigma" in caplog.text and "max_length is 120, not 300" in caplog.text
+    )

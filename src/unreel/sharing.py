@@ -1,14 +1,21 @@
 """One edit or several: which recipients hold the weights that an edit changes, and who is edited for the others."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unreel.edits import hashes_of, unshared
 from unreel.methods.method import Method
-from unreel.models.model import Model
+from unreel.models.model import Model, Reading
 
-_READ_BY = ("num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings")
+_log = logging.getLogger(__name__)
+# what decides, beside its weights, what a text encoder makes of a text: of CLIP and language models, then of T5
+_READ_BY = (
+    "model_type", "num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings",
+    "num_heads", "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,19 +26,22 @@ class Held:
         donor: its name.
         base: "component/parameter" -> hash of the donor's weights, of these components.
         vocabulary: of its tokenizer, of an edit of the text encoder; otherwise None.
-        read_by: the text encoder's depth, activation and final norm's epsilon, likewise.
+        read_by: the text encoder's kind, depth, activation, norm's epsilon and places of tokens, likewise.
+        reading: how the donor reads prompts, likewise.
     """
 
     donor: str
     base: Mapping[str, str]
     vocabulary: Mapping[str, int] | None
     read_by: Mapping[str, Any]
+    reading: Reading | None
 
     @classmethod
     def by(cls, donor: Model, components: Sequence[str]) -> "Held":
         """What the donor holds."""
         base, own = hashes_of(donor.components, components), "text_encoder" in components
-        return cls(donor.name, base, donor.pipeline.tokenizer.get_vocab() if own else None, _read_by(donor, own))
+        vocabulary, reading = (donor.pipeline.tokenizer.get_vocab(), donor.reading) if own else (None, None)
+        return cls(donor.name, base, vocabulary, _read_by(donor, own), reading)
 
     def differs(self, recipient: Model) -> str:
         """What keeps the edit out of a recipient; "" when nothing does."""
@@ -96,6 +106,10 @@ def plan(
             alone.append(Share(recipient, [recipient]))
         else:
             alike.recipients.append(recipient)
+            if held is not None and held.reading and (how := held.reading.differs(recipient.reading)):
+                _log.warning(
+                    f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"
+                )
     if one_at_a_time:
         loaded.release()
     return ([alike] if alike.recipients else []) + alone

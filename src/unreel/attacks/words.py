@@ -7,7 +7,7 @@ encoder's first layer. No weight is changed for it.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -98,11 +98,13 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
             embeds = torch.where(at, row if row.ndim == 1 else row[:, None], embeds)
         return embeds
 
-    handle = model.components["text_encoder"].get_input_embeddings().register_forward_hook(put)
-    try:
+    encoder = model.components["text_encoder"]
+    table = encoder.get_input_embeddings().weight
+    with ExitStack() as stack:  # T5 reads by a second module that holds the same table
+        for module in encoder.modules():
+            if getattr(module, "weight", None) is table:
+                stack.callback(module.register_forward_hook(put).remove)
         yield
-    finally:
-        handle.remove()
 
 
 def attacked(prompts: Sequence[Prompt], of: Sequence[int], texts: Sequence[str], split: str) -> list[Prompt]:

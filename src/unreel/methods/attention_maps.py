@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.models.roles import attentions
+
 
 class Capture:
     """Queries and keys of a denoiser's cross-attention, as its layers make them.
@@ -25,8 +27,7 @@ class Capture:
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        modules = denoiser.named_modules()
-        self.layers: dict[str, Any] = {n: m for n, m in modules if getattr(m, "is_cross_attention", False)}
+        self.layers: dict[str, Any] = attentions(denoiser, True)
         self.queries, self.keys = dict[str, Tensor](), dict[str, Tensor]()
 
     @contextmanager

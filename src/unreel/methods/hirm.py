@@ -36,11 +36,14 @@ from unreel.vocabulary import say
 
 
 def last_projection(model: Model) -> nn.Module:
-    """The output projection of a CLIP text encoder's last self-attention. ValueError for an encoder without one."""
+    """The output projection of a text encoder's last self-attention, in CLIP or T5. ValueError where there is none."""
     encoder = model.components["text_encoder"]
-    found = [module for name, module in encoder.named_modules() if name.endswith(".self_attn.out_proj")]
+    outputs = (".self_attn.out_proj", ".SelfAttention.o")
+    found = [module for name, module in encoder.named_modules() if name.endswith(outputs)]
     if not found:
-        raise ValueError(f"{model.name}: found no self_attn.out_proj in its text encoder: HiRM expects one of CLIP")
+        raise ValueError(
+            f"{model.name}: found no self_attn.out_proj in its text encoder: HiRM expects one of CLIP or T5"
+        )
     return found[-1]
 
 

@@ -17,6 +17,7 @@ gate for each frame. Rows of the batch are found by their embeddings, not by the
 found in embeddings that are given in place of a prompt.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ def muted(cond: Tensor, neutralised: Sequence[Tensor], alpha: float) -> Tensor:
     """The prediction (R, C, ...) without what some concepts add to it, of those for the neutralised prompts."""
     lost = [gate(cond - each) * (cond - each).float() for each in neutralised]
     return cond - (alpha * torch.stack(lost).sum(0)).to(cond)
+
+
+def chosen(value: Any, rows: Tensor) -> Any:
+    """What belongs to some rows of a batch: of a tensor with as many, or of a dict of such; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: chosen(each, rows) for key, each in value.items()}
+    return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == len(rows) else value
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,14 @@ class Muting:
         self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any], own: Tensor, rows: Tensor, other: Tensor
     ) -> Tensor:
         """What the denoiser predicts of some rows with other embeddings (L, D) in the place of their own."""
+        asked = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
         embeds = torch.where(own[:, None, None], other.to(kwargs["encoder_hidden_states"]),
                              kwargs["encoder_hidden_states"])  # fmt: skip
-        noisy, rest = (args[0], args[1:]) if args else (kwargs["sample"], ())
         processors = getattr(denoiser, "attn_processors", {}).values()
         if not any(hasattr(processor, "batch_size") for processor in processors):  # or they mix rows
-            noisy, embeds, rows = noisy[rows], embeds[own], torch.ones_like(rows[rows])
-        asked = {key: value for key, value in kwargs.items() if key not in ("sample", "encoder_hidden_states")}
-        return denoiser.forward(noisy, *rest, encoder_hidden_states=embeds, **asked)[0][rows]
+            asked = {key: chosen(value, rows) for key, value in asked.items()}
+            embeds, rows = embeds[own], torch.ones_like(rows[rows])
+        return denoiser.forward(**{**asked, "encoder_hidden_states": embeds})[0][rows]
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ from unreel.methods.esd import negative_guidance
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.keywords import keywords_of, marked
 from unreel.methods.method import Task
-from unreel.models.model import Conditioning, Model
+from unreel.models.model import Conditioning, Model, cleaned
 from unreel.models.roles import holders
 from unreel.validation import checked
 
@@ -151,9 +151,9 @@ class T2VUnlearning(GradientMethod):
             pairs = [captions.pair(rng, long=self.data.long) for _ in range(self.clips)]
             own = [named for named, _ in pairs]
             origin += [anchored if self.origin == "anchor" else "" for _, anchored in pairs]
-            marks = marked(
-                reference.pipeline.tokenizer, own, keywords_of(captions.concept), reference.reading.max_length
-            )
+            pipeline, length = reference.pipeline, reference.reading.max_length
+            texts, words = ([cleaned(pipeline, t) for t in each] for each in (own, keywords_of(captions.concept)))
+            marks = marked(pipeline.tokenizer, texts, words, length)
             if not marks.any(1).all():
                 text = own[int((~marks.any(1)).nonzero()[0])]
                 raise ValueError(f"{captions.concept.slug}: found no word of it in what {reference.name} reads of"

@@ -10,8 +10,10 @@ All values are W_0 times an embedding, so that W* = W_0 A with one matrix A for 
 Reference: Rohit Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv 2308.14761.
 Departures: The guide is the concept's anchor unless a text is given; the released code has "art" or "". Preserved are
 the empty prompt, the guides, neighbours, other senses and the vocabulary; the released code has what its user lists, or
-nothing. `tokens: all` pairs rows by their place in the text, as RECE's code does; UCE's first code pairs them from the
-last subject token on. The system is solved in float64, since float32 loses digits when many texts are alike.
+nothing. The embeddings are those that keys and values are made from: where a denoiser projects the text first, behind
+the projection. Biases of keys and values stay as they are and cancel out of the equation. `tokens: all` pairs rows by
+their place in the text, as RECE's code does; UCE's first code pairs them from the last subject token on. The system is
+solved in float64, since float32 loses digits when many texts are alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,11 +56,7 @@ def edited(
 
 def last_tokens(model: Model, texts: Sequence[str]) -> Tensor:
     """Place of each text's last token before its end-of-text token, (B,); 0 for a text that says nothing."""
-    tokens = model.pipeline.tokenizer(
-        [model.reading.template.format(text) for text in texts], padding="max_length", truncation=True,
-        max_length=model.reading.max_length, return_tensors="pt",
-    )  # fmt: skip
-    return tokens.attention_mask.sum(1) - 2
+    return (model.tokenized(texts)[1].sum(1) - 2).clamp_min(0)
 
 
 @checked
@@ -86,12 +84,15 @@ class UCE(ClosedFormMethod):
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)
-        width = model.components["text_encoder"].config.hidden_size
+        with torch.no_grad():
+            width = model.attended(model.encode_prompt([""])).shape[-1]
         for name in model.select(roles):
             found = model.components["denoiser"].get_parameter(name.partition("/")[2]).shape[1]
             if found != width:
-                raise ValueError(f"{name} reads width {found}, the text encoder gives {width}: method {self.name} needs"
-                                 " a denoiser whose cross-attention reads the text encoder itself")  # fmt: skip
+                raise ValueError(
+                    f"{name} reads width {found}, and what {model.name} reads of texts has {width}: method {self.name}"
+                    " needs a denoiser whose cross-attention reads the text itself"
+                )
 
     def texts(self, captions: TrainingCaptions) -> tuple[list[str], list[str], list[str]]:
         """Texts that name the concept, what guides each of them, and texts that are preserved; none is evaluated."""
@@ -113,7 +114,7 @@ class UCE(ClosedFormMethod):
     def embedded(self, model: Model, texts: Sequence[str]) -> Tensor:
         """The rows of these texts that take part, one text after the other, (N, D)."""
         chunks = [texts[i : i + _AT_ONCE] for i in range(0, len(texts), _AT_ONCE)]
-        embeds = torch.cat([model.encode_prompt(chunk)["prompt_embeds"].double() for chunk in chunks])
+        embeds = torch.cat([model.attended(model.encode_prompt(chunk)).double() for chunk in chunks])
         if self.tokens == "all":
             return embeds.flatten(0, 1)
         return embeds[torch.arange(len(texts)), last_tokens(model, texts)]

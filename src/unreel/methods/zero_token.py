@@ -23,7 +23,7 @@ from unreel.methods.guidance import GuidanceMethod
 from unreel.methods.keywords import keywords_of, marked
 from unreel.methods.method import Task
 from unreel.methods.negative_prompt import prompts_in, reading
-from unreel.models.model import Model
+from unreel.models.model import Model, cleaned
 from unreel.validation import checked
 
 VALUES = ("zero", "mean", "empty")
@@ -57,7 +57,8 @@ def neutral(embeds: Tensor, marks: Tensor, value: str, empty: Tensor | None = No
 
 def marks_in(pipeline: Any, prompts: Sequence[str], embeds: Tensor, keywords: Sequence[str]) -> Tensor:
     """Which places of embeddings (B, L, D) are of the keywords, (B, L); each prompt has B / len(prompts) rows."""
-    marks = marked(pipeline.tokenizer, prompts, keywords, embeds.shape[1])
+    read = [cleaned(pipeline, prompt) for prompt in prompts]
+    marks = marked(pipeline.tokenizer, read, [cleaned(pipeline, word) for word in keywords], embeds.shape[1])
     return marks.repeat_interleave(len(embeds) // len(prompts), 0)
 
 

@@ -6,8 +6,8 @@ was read, are the two records here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Reading:
         hidden_state: which of the encoder's states is read, -1 the last.
         normed: whether the encoder's final norm is applied to it.
         template: what is put around a prompt; "{}" is the prompt itself.
+        cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case.
+        pads: what the denoiser is given at the places of padding: "read" as all others, "masked", or "zero".
     """
 
     max_length: int
@@ -30,6 +32,14 @@ class Reading:
     hidden_state: int = -1
     normed: bool = True
     template: str = "{}"
+    cleaning: str = ""
+    pads: Literal["read", "masked", "zero"] = "read"
+
+    def differs(self, other: "Reading") -> str:
+        """What another model does otherwise: "max_length is 226, not 120"; "" when nothing is."""
+        ours, theirs = asdict(self), asdict(other)
+        said = [f"{key} is {theirs[key]!r}, not {ours[key]!r}" for key in ours if ours[key] != theirs[key]]
+        return ", ".join(said)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,12 @@ class Conditioning(Mapping[str, Tensor]):
     def rows(self, index: Any) -> "Conditioning":
         """That of some of the prompts: a slice, or a list of places."""
         return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
+
+
+def cleaned(pipeline: Any, text: str) -> str:
+    """A prompt as a diffusers pipeline gives it to its tokenizer: some make it lower case first."""
+    own = getattr(pipeline, "_text_preprocessing", None)
+    return own(text)[0] if own else text
 
 
 class Model(ABC):
@@ -113,6 +129,16 @@ class Model(ABC):
     @abstractmethod
     def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
         """What the denoiser reads of B texts, by this model's reading; with gradient where its encoder is trained."""
+
+    @abstractmethod
+    def attended(self, conditioning: Conditioning) -> Tensor:
+        """What the keys and values of its cross-attention are made from, (B, L, D'): the prompts' embeddings, behind
+        what the denoiser projects them with.
+        """
+
+    @abstractmethod
+    def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids of the tokens that B texts are read as, and which of them are no padding, both (B, L), on the CPU."""
 
     @abstractmethod
     def encode_pixels(self, clips: Tensor, generator: torch.Generator) -> Tensor:

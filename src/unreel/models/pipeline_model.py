@@ -1,19 +1,24 @@
-"""PipelineModel: what all families share that diffusers has a pipeline for, with one text encoder and one VAE."""
+"""PipelineModel: what all families share that diffusers has a pipeline for.
+
+A family says how its pipeline is loaded and called, and where it differs from the first families, whose one CLIP text
+encoder is read to the end by a UNet: what else it encodes, what its denoiser is called with, how its VAE sees time.
+"""
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from unreel.hashes import content_key, folder_hash, parameter_hashes
-from unreel.models.model import Conditioning, Model, Reading
+from unreel.hashes import content_key, parameter_hashes
+from unreel.models import latents as vaes
+from unreel.models import schedules
+from unreel.models.model import Conditioning, Model, Reading, cleaned
 from unreel.models.roles import select
 from unreel.models.running import (
     Common,
@@ -22,10 +27,12 @@ from unreel.models.running import (
     computes_bfloat16,
     computing_in,
     kept_in_8_bits,
+    placed,
+    reads,
     source_options,
+    told_by,
 )
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 _IN_MEMORY = "in memory"  # in place of a folder, of a pipeline that was given
 
 
@@ -39,12 +46,26 @@ class PipelineModel(Model):
         num_frames: F.
         common: as in Common.
 
+    Attributes:
+        denoiser: the pipeline's name for it.
+        latent_axis: where latents of clips have their frames, 2; None of images.
+        steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
+            place.
+        temporal: whether the VAE reads clips whole and compresses their frames too.
+        encoded: what that returns: name in the conditioning -> place. Names are those that `attended` and `predict` of
+            the family read.
+        projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
+
     Raises:
         ValueError: for a folder that is none, or a number that will not do. Nothing is loaded before it is used.
     """
 
-    denoiser: ClassVar[str] = "unet"  # the pipeline's name for it
-    latent_axis: ClassVar[int | None] = None  # where latents of clips have their frames; None of images
+    denoiser: ClassVar[str] = "unet"
+    latent_axis: ClassVar[int | None] = None
+    steps_flows: ClassVar[bool] = False
+    temporal: ClassVar[bool] = False
+    encoded: ClassVar[Mapping[str, int]] = {"prompt_embeds": 0}
+    projections: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -86,17 +107,10 @@ class PipelineModel(Model):
         for module in pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.eval().requires_grad_(False)
-        if "FlowMatch" in type(pipeline.scheduler).__name__:  # no pipeline of these classes steps those
-            shift = pipeline.scheduler.config.get("shift", 1.0)
-            pipeline.scheduler = DPMSolverMultistepScheduler(
-                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
-            )
-        found = pipeline.scheduler.config.get("prediction_type", "epsilon")
-        if found not in PREDICTIONS:
-            raise ValueError(f"{self.name}: found prediction type {found!r}: expected {', '.join(PREDICTIONS)}")
-        if (spacing := self.timestep_spacing) is not None:
-            kind, config = type(pipeline.scheduler), pipeline.scheduler.config
-            pipeline.scheduler = kind.from_config(config, timestep_spacing=spacing)
+        try:
+            pipeline.scheduler = schedules.prepared(pipeline.scheduler, self.steps_flows, self.timestep_spacing)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
         denoiser = getattr(pipeline, self.denoiser)
         if self.denoiser_dtype is not None:
             computing_in(denoiser, getattr(torch, self.denoiser_dtype))
@@ -113,18 +127,8 @@ class PipelineModel(Model):
     def pipeline(self) -> Any:
         if self._pipeline is None:
             with torch.inference_mode(False):  # or weights that are first asked for by `render` could not be trained
-                self._pipeline = self._placed(self._prepared(self._load()))
+                self._pipeline = placed(self._prepared(self._load()), self._device, self.group_offload)
         return self._pipeline
-
-    def _placed(self, pipeline: Any) -> Any:
-        """The pipeline on its device; with `group_offload` only the text encoder, which edits write to."""
-        if not self.group_offload:
-            return pipeline.to(self._device)
-        streams = self._device.type == "cuda"
-        pipeline.enable_group_offload(
-            self._device, offload_type="leaf_level", use_stream=streams, exclude_modules=["text_encoder"]
-        )
-        return pipeline
 
     def release(self) -> None:
         if self.sources:  # what was never loaded from anywhere cannot be loaded again
@@ -133,9 +137,9 @@ class PipelineModel(Model):
     @property
     def components(self) -> Mapping[str, Any]:
         pipeline = self.pipeline
-        return {
-            "text_encoder": pipeline.text_encoder, "denoiser": getattr(pipeline, self.denoiser), "vae": pipeline.vae
-        }  # fmt: skip
+        encoders = [name for name in pipeline.components if name.startswith("text_encoder")]
+        found = {name: getattr(pipeline, name) for name in encoders if getattr(pipeline, name) is not None}
+        return found | {"denoiser": getattr(pipeline, self.denoiser), "vae": pipeline.vae}
 
     @property
     def device(self) -> torch.device:
@@ -143,8 +147,8 @@ class PipelineModel(Model):
 
     @property
     def prediction_type(self) -> str:
-        """One of PREDICTIONS."""
-        return self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+        """One of `schedules.PREDICTIONS`."""
+        return schedules.prediction_type(self.pipeline.scheduler)
 
     @property
     def num_train_timesteps(self) -> int:  # type: ignore[override]
@@ -152,7 +156,13 @@ class PipelineModel(Model):
 
     @property
     def size_px(self) -> int:
-        return int(self.latent_shape[-1]) * int(self.pipeline.vae_scale_factor)
+        high, wide = self.latent_shape[-2:]
+        if high != wide:
+            raise ValueError(f"{self.name}: found frames of {wide} x {high} latents: shots are square, expected height"
+                             " and width alike where a model is the donor")  # fmt: skip
+        pipeline = self.pipeline
+        names = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+        return high * int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -167,9 +177,16 @@ class PipelineModel(Model):
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         return Reading(length, masked=bool(getattr(encoder.config, "use_attention_mask", None)))
 
+    @property
+    def asks(self) -> Mapping[str, Any] | None:
+        """What the pipeline's `encode_prompt` is called with beside prompts; None where one CLIP text encoder is read,
+        whose last state after its norm is all.
+        """
+        return None
+
     @cached_property
     def content(self) -> str:
-        told = {key: self._told_by(source) for key, source in self.sources.items()}
+        told = {key: told_by(source) for key, source in self.sources.items()}
         if not told or None in told.values():
             told = {key: content_key(weights=parameter_hashes(m)) for key, m in self.components.items()}
             told["schedule"] = content_key(**{k: str(v) for k, v in self.pipeline.scheduler.config.items()})
@@ -179,53 +196,49 @@ class PipelineModel(Model):
             denoiser_storage=self.denoiser_storage,
         )  # fmt: skip
 
-    @staticmethod
-    def _told_by(source: Mapping[str, Any]) -> str | None:
-        """What a folder or a pinned hub id says of its content; None of a hub id without a revision."""
-        where = source["pretrained_model_name_or_path"]
-        if source["local_files_only"]:
-            return folder_hash(Path(where))
-        return f"{where}@{source['revision']}" if source["revision"] else None
-
     def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
-        """The last hidden state after the final norm, padded to the full length: prompt_embeds (B, L, D)."""
-        encoder, reading = self.components["text_encoder"], self.reading
-        tokens = self.pipeline.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=reading.max_length, return_tensors="pt"
+        """What the pipeline's own `encode_prompt` makes of the texts, whatever is attached to it now."""
+        if self.asks is None:
+            ids, mask = (t.to(self.device) for t in self.tokenized(texts))
+            told = {"attention_mask": mask} if self.reading.masked else {}
+            return Conditioning({"prompt_embeds": self.components["text_encoder"](ids, **told)[0]})
+        found = type(self.pipeline).encode_prompt(
+            self.pipeline, prompt=list(texts), device=self.device, do_classifier_free_guidance=False, **self.asks
         )
-        mask = {"attention_mask": tokens.attention_mask.to(self.device)} if reading.masked else {}
-        return Conditioning({"prompt_embeds": encoder(tokens.input_ids.to(self.device), **mask)[0]})
+        return Conditioning({name: found[place] for name, place in self.encoded.items()})
+
+    def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        reading = self.reading
+        said = [reading.template.format(cleaned(self.pipeline, text)) for text in texts]
+        tokens = self.pipeline.tokenizer(
+            said, padding="max_length", truncation=True, max_length=reading.max_length, return_tensors="pt"
+        )
+        return tokens.input_ids, tokens.attention_mask
+
+    def attended(self, conditioning: Conditioning) -> Tensor:
+        denoiser, embeds = self.components["denoiser"], conditioning["prompt_embeds"]
+        modules = [denoiser.get_submodule(name) for name in self.projections]
+        if modules:
+            embeds = embeds.to(denoiser.dtype)
+        for module in modules:
+            embeds = module(embeds)
+        return embeds
 
     @torch.no_grad()
     def encode_pixels(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         vae = self.components["vae"]
-        posterior = vae.encode(clips.flatten(0, 1).to(self.device, vae.dtype)).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-        latents = (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
-        frames = latents.unflatten(0, clips.shape[:2])
-        return frames[:, 0] if self.latent_axis is None else frames.movedim(1, self.latent_axis)
+        found = vaes.encoded(vae, clips.to(self.device, vae.dtype), generator, self.temporal)
+        return found[:, :, 0] if self.latent_axis is None else found
+
+    def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
+        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
+        scheduler.set_timesteps(num_inference_steps)
 
     def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(self.num_train_timesteps, (count,), generator=generator)
-
-    def _signal(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of clean latents and of noise at the timesteps, broadcastable to `like`."""
-        if self.prediction_type == "flow_prediction":
-            noise = (timesteps.float() + 1) / self.num_train_timesteps
-            signal = 1 - noise
-        else:
-            kept = self.pipeline.scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
-            signal, noise = kept.sqrt(), (1 - kept).sqrt()
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        return signal.view(shape).to(like), noise.view(shape).to(like)
+        return schedules.sample_timesteps(self.pipeline.scheduler, count, generator, self.steps_flows)
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self._signal(timesteps, latents)
-        target = {
-            "epsilon": noise, "sample": latents, "v_prediction": alpha * noise - sigma * latents,
-            "flow_prediction": noise - latents,
-        }[self.prediction_type]  # fmt: skip
-        return alpha * latents + sigma * noise, target.float()
+        return schedules.noised(self.pipeline.scheduler, latents, noise, timesteps, self.steps_flows)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         denoiser = self.components["denoiser"]
@@ -237,29 +250,22 @@ class PipelineModel(Model):
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             if not isinstance(prompts, Conditioning):
                 return self._render(prompts, seeds)
-            with self._reads(prompts):
+            with reads(self.pipeline, prompts, self._given):
                 return self._render([""] * prompts.count, seeds)
 
-    @contextmanager
-    def _reads(self, conditioning: Conditioning) -> Iterator[None]:
-        """Inside the `with` block the pipeline's prompts are read as the given embeddings, in their order."""
-        pipeline, embeds = self.pipeline, list(conditioning["prompt_embeds"])
-        kept, own = vars(pipeline).get("encode_prompt"), pipeline.encode_prompt
-        denoiser = self.components["denoiser"]  # which computes in another dtype than its weights may be kept in
+    def _given(self, own: Callable[..., Any], asked: Mapping[str, Any], rows: Conditioning) -> tuple[Any, ...]:
+        """What `encode_prompt` returns for prompts that are read as `rows`.
 
-        def encode_prompt(prompt: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-            _, negative = own(prompt, *args, **kwargs)
-            count = 1 if isinstance(prompt, str) else len(prompt)
-            return torch.stack([embeds.pop(0) for _ in range(count)]).to(self.device, denoiser.dtype), negative
-
-        pipeline.encode_prompt = encode_prompt
-        try:
-            yield
-        finally:
-            if kept is None:
-                del pipeline.encode_prompt
-            else:  # what an edit attached
-                pipeline.encode_prompt = kept
+        Args:
+            own: encode_prompt as it was.
+            asked: its arguments.
+            rows: of these prompts.
+        """
+        found, denoiser = list(own(**asked)), self.components["denoiser"]
+        for name, place in self.encoded.items():  # a denoiser may compute in another dtype than its weights are kept in
+            dtype = denoiser.dtype if rows[name].is_floating_point() else rows[name].dtype
+            found[place] = rows[name].to(self.device, dtype)
+        return tuple(found)
 
     def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -268,10 +274,10 @@ class PipelineModel(Model):
 
     def _clips(self, found: Any) -> Tensor:
         """The clips in what the pipeline returned, (B, F, C, H, W)."""
-        return found.frames
+        return found.frames if hasattr(found, "frames") else found.images[:, None]
 
     def select(self, roles: Sequence[str]) -> list[str]:
-        return select({key: self.components[key] for key in ("text_encoder", "denoiser")}, roles)
+        return select({key: module for key, module in self.components.items() if key != "vae"}, roles)
 
     def reference(self, components: Sequence[str], shared: bool = False) -> Self:
         twin = copy.copy(self)

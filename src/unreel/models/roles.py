@@ -7,6 +7,10 @@ from torch import nn
 
 from unreel.hashes import plain_name
 
+# parts of text encoders as transformers calls them, in CLIP, in T5 and UMT5, and in language models
+_LAYER = r"(?:^|\.)(?:layers|block)\."
+_ATTENTION = r"\.(?:self_attn|SelfAttention)\."
+
 
 def _matching(pattern: str) -> Callable[[nn.Module], set[str]]:
     return lambda module: {name for name, _ in module.named_parameters() if re.search(pattern, name)}
@@ -14,14 +18,22 @@ def _matching(pattern: str) -> Callable[[nn.Module], set[str]]:
 
 def _last_layer(module: nn.Module) -> set[str]:
     names = [name for name, _ in module.named_parameters()]
-    last = max((int(layer[1]) for name in names if (layer := re.search(r"\.layers\.(\d+)\.", name))), default=-1)
-    return {name for name in names if f".layers.{last}.self_attn." in name}
+    found = {name: int(layer[1]) for name in names if (layer := re.search(rf"{_LAYER}(\d+)\.", name))}
+    last = max(found.values(), default=-1)
+    return {name for name, layer in found.items() if layer == last and re.search(_ATTENTION, name)}
 
 
-def _attentions(module: nn.Module, reads_text: bool) -> dict[str, nn.Module]:
-    """Name -> attention layer, of those that read the text, or of the others."""
-    found = {name: m for name, m in module.named_modules() if hasattr(m, "is_cross_attention")}
-    return {name: m for name, m in found.items() if bool(m.is_cross_attention) == reads_text}
+def attentions(module: nn.Module, reads_text: bool) -> dict[str, nn.Module]:
+    """Name -> attention layer, of those that read the text, or of the others.
+
+    Layers of some families do not say what they attend to; all of them call the second one of a block `attn2`.
+    """
+    found = {name: m for name, m in module.named_modules() if hasattr(m, "to_q") or hasattr(m, "is_cross_attention")}
+    return {n: m for n, m in found.items() if _is_cross(n, m) == reads_text}
+
+
+def _is_cross(name: str, layer: nn.Module) -> bool:
+    return bool(getattr(layer, "is_cross_attention", re.search(r"(^|\.)attn2$", name)))
 
 
 def holders(denoiser: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -38,7 +50,7 @@ def _within(prefixes: Iterable[str], module: nn.Module, tails: str = "") -> set[
 
 
 def _cross(tails: str = "") -> Callable[[nn.Module], set[str]]:
-    return lambda module: _within(_attentions(module, True), module, tails)
+    return lambda module: _within(attentions(module, True), module, tails)
 
 
 def _not_cross(module: nn.Module) -> set[str]:
@@ -48,17 +60,17 @@ def _not_cross(module: nn.Module) -> set[str]:
 # role -> names of the parameters of the component in front of the first dot
 ROLES: dict[str, Callable[[nn.Module], set[str]]] = {
     "text_encoder.all": _matching(""),
-    "text_encoder.embeddings": _matching(r"(^|\.)token_embedding\."),
-    "text_encoder.mlp": _matching(r"\.mlp\."),
-    "text_encoder.attention": _matching(r"\.self_attn\."),
+    "text_encoder.embeddings": _matching(r"(^|\.)(token_embedding|shared|embed_tokens)\."),
+    "text_encoder.mlp": _matching(r"\.(mlp|DenseReluDense)\."),
+    "text_encoder.attention": _matching(_ATTENTION),
     "text_encoder.final_attention": _last_layer,
-    "text_encoder.first_layer": _matching(r"\.layers\.0\."),
-    "text_encoder.final_layer_norm": _matching(r"(^|\.)final_layer_norm\."),
+    "text_encoder.first_layer": _matching(rf"{_LAYER}0\."),
+    "text_encoder.final_layer_norm": _matching(r"(^|\.)final_layer_norm\.|^norm\."),
     "denoiser.all": _matching(""),
     "denoiser.cross_attention": _cross(),
     "denoiser.cross_attention.kv": _cross(r"\.to_[kv]\.weight$"),
     "denoiser.not_cross_attention": _not_cross,
-    "denoiser.self_attention": lambda module: _within(_attentions(module, False), module),
+    "denoiser.self_attention": lambda module: _within(attentions(module, False), module),
 }
 _BARE = {name.removeprefix("text_encoder."): name for name in ROLES if name.startswith("text_encoder.")}
 
@@ -68,8 +80,8 @@ def select(components: Mapping[str, nn.Module], roles: Sequence[str]) -> list[st
 
     Args:
         components: of a model, as in `Model.components`.
-        roles: keys of ROLES (those of the text encoder also without "text_encoder."), or regular expressions that are
-            searched in the names "component/parameter".
+        roles: keys of ROLES (those of the text encoder also without "text_encoder.", and of further ones with
+            "text_encoder_2." and so on), or regular expressions that are searched in the names "component/parameter".
 
     Raises:
         ValueError: for a role that matches nothing, naming what was tried and the names there are.
@@ -78,8 +90,10 @@ def select(components: Mapping[str, nn.Module], roles: Sequence[str]) -> list[st
     chosen: set[str] = set()
     for role in roles:
         known = role if role in ROLES else _BARE.get(role)
-        if known:
-            component = known.split(".")[0]
+        component = (known or role).split(".")[0]
+        if component.startswith("text_encoder_") and component in components:  # one more, with the roles of the first
+            known = role.replace(component, "text_encoder", 1) if role not in ROLES else role
+        if known in ROLES:
             found = {f"{component}/{name}" for name in ROLES[known](components[component])}
         else:
             try:
@@ -87,7 +101,7 @@ def select(components: Mapping[str, nn.Module], roles: Sequence[str]) -> list[st
             except re.error as error:
                 raise ValueError(f"parameters: {role!r} is no role and no regular expression ({error})") from None
         if not found:
-            tails = sorted({re.sub(r"^.*?\.layers\.\d+\.", "", n.split("/")[1]) for n in names if n.startswith("text")})
+            tails = sorted({re.sub(rf"^.*?{_LAYER}\d+\.", "", n.split("/")[1]) for n in names if n.startswith("text")})
             raise ValueError(
                 f"parameters: {role!r} matches nothing; roles: {', '.join([*_BARE, *ROLES])}; names: {', '.join(tails)}"
             )

@@ -1,5 +1,8 @@
 """How a pipeline is loaded and run: what all families take beside their own options, and how it is carried out."""
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from typing_extensions import TypedDict  # which pydantic asks for below Python 3.12
 
+from unreel.hashes import folder_hash
+from unreel.models.model import Conditioning
 from unreel.validation import STRICT, check_model_folder, is_local, told
 
 
@@ -74,7 +79,7 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         return cast(args, dtype), {name: cast(value, dtype) for name, value in kwargs.items()}
 
     def after(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        given = (args[0] if args else kwargs["sample"]).dtype
+        given = (args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]).dtype
         if isinstance(output, tuple):
             return cast(output, given)
         output.sample = cast(output.sample, given)
@@ -120,3 +125,50 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def placed(pipeline: Any, device: torch.device, group_offload: bool) -> Any:
+    """The pipeline on its device; with `group_offload` only the text encoders, which edits write to."""
+    if not group_offload:
+        return pipeline.to(device)
+    encoders = [name for name in pipeline.components if name.startswith("text_encoder")]
+    pipeline.enable_group_offload(
+        device, offload_type="leaf_level", use_stream=device.type == "cuda", exclude_modules=encoders
+    )
+    return pipeline
+
+
+def told_by(source: Mapping[str, Any]) -> str | None:
+    """What a folder or a pinned hub id says of its content; None of a hub id without a revision."""
+    where = source["pretrained_model_name_or_path"]
+    if source["local_files_only"]:
+        return folder_hash(Path(where))
+    return f"{where}@{source['revision']}" if source["revision"] else None
+
+
+@contextmanager
+def reads(pipeline: Any, conditioning: Conditioning, given: Callable[..., Any]) -> Iterator[None]:
+    """Inside the `with` block the pipeline's prompts are read as the given conditioning, in their order.
+
+    Args:
+        pipeline: whose `encode_prompt` gives way.
+        conditioning: of all prompts that it is going to be called with.
+        given: what `encode_prompt` returns: gets itself as it was, its arguments by name, and the prompts' rows.
+    """
+    places, kept, own = iter(range(conditioning.count)), vars(pipeline).get("encode_prompt"), pipeline.encode_prompt
+    signature = inspect.signature(own)
+
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        asked = dict(signature.bind(*args, **kwargs).arguments)
+        asked |= asked.pop("kwargs", {})
+        count = 1 if isinstance(asked["prompt"], str) else len(asked["prompt"])
+        return given(own, asked, conditioning.rows([next(places) for _ in range(count)]))
+
+    pipeline.encode_prompt = encode_prompt
+    try:
+        yield
+    finally:
+        if kept is None:
+            del pipeline.encode_prompt
+        else:  # what an edit attached
+            pipeline.encode_prompt = kept

@@ -10,7 +10,6 @@ from typing import Any, Self, Unpack
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from pydantic import PositiveInt
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unreel.models.pipeline_model import Common, PipelineModel
@@ -78,9 +77,6 @@ class StableDiffusion(PipelineModel):
         return StableDiffusionPipeline.from_pretrained(
             **self.sources[""], safety_checker=None, requires_safety_checker=False
         )
-
-    def _clips(self, found: Any) -> Tensor:
-        return found.images[:, None]
 
     @classmethod
     def tiny(cls) -> Self:
