@@ -3,19 +3,25 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from unreel.edits import hashes_of, unshared
 from unreel.methods.method import Method
-from unreel.models.model import Model, Reading
+from unreel.models.model import Model
+from unreel.models.outline import Encoder, deaf, outlined
 
 _log = logging.getLogger(__name__)
-# what decides, beside its weights, what a text encoder makes of a text: of CLIP and language models, then of T5
-_READ_BY = (
-    "model_type", "num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings",
-    "num_heads", "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-)  # fmt: skip
+
+
+class Unshared(ValueError):
+    """An edit does not fit a recipient, and cannot be made on it either.
+
+    Attributes:
+        recipient: its name.
+    """
+
+    def __init__(self, said: str, recipient: str) -> None:
+        super().__init__(said)
+        self.recipient = recipient
 
 
 @dataclass(frozen=True)
@@ -25,32 +31,23 @@ class Held:
     Attributes:
         donor: its name.
         base: "component/parameter" -> hash of the donor's weights, of these components.
-        vocabulary: of its tokenizer, of an edit of the text encoder; otherwise None.
-        read_by: the text encoder's kind, depth, activation, norm's epsilon and places of tokens, likewise.
-        reading: how the donor reads prompts, likewise.
+        encoder: all else that decides what its text encoder makes of a text, of an edit of that; otherwise None.
     """
 
     donor: str
     base: Mapping[str, str]
-    vocabulary: Mapping[str, int] | None
-    read_by: Mapping[str, Any]
-    reading: Reading | None
+    encoder: Encoder | None
 
     @classmethod
     def by(cls, donor: Model, components: Sequence[str]) -> "Held":
         """What the donor holds."""
         base, own = hashes_of(donor.components, components), "text_encoder" in components
-        vocabulary, reading = (donor.pipeline.tokenizer.get_vocab(), donor.reading) if own else (None, None)
-        return cls(donor.name, base, vocabulary, _read_by(donor, own), reading)
+        return cls(donor.name, base, Encoder.of(donor) if own else None)
 
     def differs(self, recipient: Model) -> str:
         """What keeps the edit out of a recipient; "" when nothing does."""
-        own = self.vocabulary is not None
-        if own and recipient.pipeline.tokenizer.get_vocab() != self.vocabulary:
-            return f"{recipient.name} has another tokenizer vocabulary than {self.donor}: no edit can be shared"
-        for key, theirs in _read_by(recipient, own).items():
-            if theirs != (ours := self.read_by[key]):
-                return f"{recipient.name} has another text encoder than {self.donor}: {key} is {theirs}, not {ours}"
+        if self.encoder is not None and (said := self.encoder.differs(Encoder.of(recipient))):
+            return said
         try:
             said = unshared(self.base, recipient.components)
         except ValueError as error:  # it is quantised
@@ -60,16 +57,38 @@ class Held:
         return ""
 
 
-def _read_by(model: Model, told: bool) -> dict[str, Any]:
-    return {key: getattr(model.components["text_encoder"].config, key, None) for key in _READ_BY if told}
-
-
 @dataclass(frozen=True)
 class Share:
     """Recipients that get the same edit, and the model that it is made on: the donor, or a recipient itself."""
 
     maker: Model
     recipients: list[Model]
+
+
+def _unshared(why: str, donor: Model, recipient: Model, method: Method) -> Unshared:
+    return Unshared(
+        f"{why}; method {method.name} learns from {', '.join(sorted(method.needs))} of {donor.name} and cannot"
+        f" run on {recipient.name} itself: choose a recipient that shares the donor's weights",
+        recipient.name,
+    )
+
+
+def check_outlines(donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str]) -> None:
+    """Unshared for a recipient that an edit of the text encoder cannot fit, told before any weights are read.
+
+    Configs, tokenizers and names of tensors tell most wrong pairs in a second. Models that are not on this machine yet
+    are not looked at.
+    """
+    ours = outlined(donor)
+    for recipient in recipients if ours is not None else []:
+        theirs = outlined(recipient)
+        if theirs is None:
+            continue
+        assert ours is not None
+        if why := Encoder.of(ours).differs(Encoder.of(theirs)):
+            raise _unshared(why, donor, recipient, method)
+        if why := deaf(theirs, roles):
+            raise _unshared(why, donor, recipient, method)
 
 
 def plan(
@@ -87,6 +106,8 @@ def plan(
         ValueError: when it fits nowhere, or for a recipient that has other weights and on which the method cannot run,
             saying what differs.
     """
+    if "text_encoder" in method.edits and method.needs:
+        check_outlines(donor, recipients, method, roles)
     method.check(donor, roles)
     held = Held.by(donor, method.edits) if method.edits else None
     alike, alone, loaded = Share(donor, []), [], donor
@@ -96,17 +117,14 @@ def plan(
         loaded = recipient
         why = held.differs(recipient) if held else ""
         if why and method.needs:
-            raise ValueError(
-                f"{why}; method {method.name} learns from {', '.join(sorted(method.needs))} of {donor.name} and cannot"
-                f" run on {recipient.name} itself: choose a recipient that shares the donor's weights"
-            )
+            raise _unshared(why, donor, recipient, method)
         if why or not held:  # it is edited itself, or the method attaches itself to its pipeline
             method.check(recipient, roles)
         if why:
             alone.append(Share(recipient, [recipient]))
         else:
             alike.recipients.append(recipient)
-            if held is not None and held.reading and (how := held.reading.differs(recipient.reading)):
+            if held is not None and held.encoder and (how := held.encoder.reads_otherwise(Encoder.of(recipient))):
                 _log.warning(
                     f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"
                 )

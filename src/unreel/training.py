@@ -17,6 +17,7 @@ from unreel.door import built
 from unreel.edits import Edit
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
+from unreel.known import fitting
 from unreel.libraries import prepare_libraries
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.lora import LoRA
@@ -26,7 +27,7 @@ from unreel.models.model import Model
 from unreel.page import write_report
 from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
-from unreel.sharing import Share, plan
+from unreel.sharing import Share, Unshared, plan
 from unreel.shots import Shots
 from unreel.terminal import announce, print_result, told_of, was_done
 
@@ -87,7 +88,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
 
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
-        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+        shares = planned(config, parts)
         for share in shares if parts.exports or parts.lora else []:
             exporting.check(parts.exports, share.maker, changes_of(parts, share.maker, config.parameters.roles))
             if config.one_model_at_a_time:
@@ -122,6 +123,14 @@ def lora_of(config: DictConfig, method: Method) -> LoRA | None:
             " expected parameters=NAME without lora, or another method, as method=few_shot"
         )
     return built(config.parameters.lora)
+
+
+def planned(config: DictConfig, parts: Parts) -> list[Share]:
+    """Who is edited for whom. ValueError where an edit does not fit, with the known donors that would do."""
+    try:
+        return plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+    except Unshared as error:
+        raise ValueError(f"{error}; {fitting(error.recipient, config.t2v)}") from None
 
 
 def changes_of(parts: Parts, maker: Model, roles: Sequence[str]) -> list[str]:

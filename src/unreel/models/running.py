@@ -36,6 +36,7 @@ class Common(TypedDict, total=False):
         timestep_spacing: how the steps are spread over the schedule, as diffusers' schedulers call it. "trailing"
             begins with pure noise however few they are (Lin et al. 2023, arXiv 2305.08891); None leaves the model's.
         device: where it runs; the CPU unless it is given.
+        encoder: which text encoder its authors say it has: for the table of known pairs and hints, nothing else.
     """
 
     __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
@@ -49,6 +50,7 @@ class Common(TypedDict, total=False):
     group_offload: bool
     timestep_spacing: Literal["leading", "linspace", "trailing"] | None
     device: str
+    encoder: str
 
 
 def check_common(given: Common) -> None:
