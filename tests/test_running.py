@@ -213,18 +213,18 @@ def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folde
 def loaded(monkeypatch):
     """Which models are in memory, and how many were at once, at most."""
     held, most = set(), [0]
-    placed, release = PipelineModel._placed, PipelineModel.release
+    prepared, release = PipelineModel._prepared, PipelineModel.release
 
     def counting(self, pipeline):
         held.add(id(self))
         most[0] = max(most[0], len(held))
-        return placed(self, pipeline)
+        return prepared(self, pipeline)
 
     def leaving(self):
         held.discard(id(self))
         release(self)
 
-    monkeypatch.setattr(PipelineModel, "_placed", counting)
+    monkeypatch.setattr(PipelineModel, "_prepared", counting)
     monkeypatch.setattr(PipelineModel, "release", leaving)
     return held, most
 

@@ -16,12 +16,14 @@ from unreel.edits import Edit
 from unreel.methods.method import Task
 from unreel.methods.uce import UCE, Rows, edited, last_tokens
 from unreel.models.animatediff import AnimateDiff
+from unreel.models.latte import Latte
 from unreel.models.modelscope import ModelScope
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
 from unreel.vocabulary import Surroundings
 
-FAMILIES = [StableDiffusion, AnimateDiff, ModelScope, Text2VideoZero]
+FAMILIES = [StableDiffusion, AnimateDiff, ModelScope, Text2VideoZero, PixArt, Latte]
 KV = ["denoiser.cross_attention.kv"]
 VOCABULARY = {
     "subject": ["a cat", "a dog", "a car", "a fish", "an owl"],
@@ -61,7 +63,7 @@ def share_left(model, edit: Edit, texts: list[str], guides: list[str], tokens: s
     """How much of the way from the guides' keys and values to those of the texts is left, token by token."""
 
     def rows(said: list[str]) -> Tensor:
-        embeds = model.encode_prompt(said)["prompt_embeds"].double()
+        embeds = model.attended(model.encode_prompt(said)).double()
         return embeds.flatten(0, 1) if tokens == "all" else embeds[torch.arange(len(said)), last_tokens(model, said)]
 
     with torch.no_grad():
@@ -215,14 +217,15 @@ def test_values_that_will_not_do_are_refused(changes, said):
         method(**changes)
 
 
-def test_other_weights_are_refused_and_so_is_a_denoiser_that_reads_another_width():
+def test_other_weights_are_refused_and_so_is_a_denoiser_that_reads_another_width(monkeypatch):
     model = StableDiffusion.tiny()
     with pytest.raises(ValueError, match=r"cannot change text_encoder/"):
         method().check(model, ["mlp"])
     method().check(model, KV)
-    model.pipeline.text_encoder.config.hidden_size = 48
-    with pytest.raises(ValueError, match="reads width 32, the text encoder gives 48"):
-        method().check(model, KV)
+    method().check(PixArt.tiny(), KV)
+    monkeypatch.setattr(PixArt, "projections", ())
+    with pytest.raises(ValueError, match="reads width 24, and what tiny_pixart reads of texts has 32"):
+        method().check(PixArt.tiny(), KV)
 
 
 def test_the_config_gives_the_method_and_its_weights():

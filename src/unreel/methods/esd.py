@@ -21,6 +21,7 @@ A step sees several x_t (`data.batch`); the paper's sees one.
 """
 
 import copy
+import inspect
 import zlib
 from dataclasses import dataclass
 
@@ -86,12 +87,14 @@ def sample_trajectories(
         seeds = [int(np.random.default_rng([seed, 7, row]).integers(2**62)) for row in rows]
         generators = [torch.Generator().manual_seed(each) for each in seeds]
         pipeline.scheduler = scheduler = copy.deepcopy(model.pipeline.scheduler)
-        scheduler.set_timesteps(num_inference_steps)
-        extra = pipeline.prepare_extra_step_kwargs(generators, 0.0)
+        model.set_timesteps(scheduler, num_inference_steps)
+        known = inspect.signature(scheduler.step).parameters
+        extra = {name: value for name, value in (("eta", 0.0), ("generator", generators)) if name in known}
         noise = torch.stack([torch.randn(model.latent_shape, generator=generator) for generator in generators])
-        latents, states = noise.to(model.device) * scheduler.init_noise_sigma, []
+        latents, states = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0), []
         for t in scheduler.timesteps:
-            noisy, timesteps = scheduler.scale_model_input(latents, t), t.to(model.device).expand(len(rows))
+            noisy = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+            timesteps = t.to(model.device).expand(len(rows))
             states.append(noisy.cpu())
             away = model.predict(noisy, timesteps, uncond)
             guided = away + guidance_scale * (model.predict(noisy, timesteps, cond) - away)

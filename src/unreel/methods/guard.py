@@ -51,9 +51,10 @@ class Guard:
 def distance(found: Conditioning, reference: Conditioning) -> Tensor:
     """D: squared distance of embeddings (B, L, D) over the reference's mean square around its mean, a scalar >= 0.
 
-    Of a model with several encoders the mean over their embeddings.
+    Of a model with several encoders the mean over their embeddings; masks are none.
     """
-    each = [(found[k] - reference[k]).float().square().mean() / reference[k].float().var() for k in reference]
+    embeds = [name for name, tensor in reference.items() if tensor.is_floating_point()]
+    each = [(found[k] - reference[k]).float().square().mean() / reference[k].float().var() for k in embeds]
     return torch.stack(each).mean()
 
 

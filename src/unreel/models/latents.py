@@ -7,15 +7,18 @@ from torch import Tensor
 
 
 def scaled(vae: Any, latents: Tensor) -> Tensor:
-    """Latents (B, c, ...) of a VAE as its denoiser is trained on them: moved and scaled by what its config says.
+    """Latents (B, c, ...) of a VAE as its denoiser is trained on them: moved and scaled by what the VAE says.
 
-    diffusers' configs have a shift and a factor of all channels, or a mean and a standard deviation of each.
+    Those of diffusers have a shift and a factor of all channels in their config; some a mean and a standard deviation
+    of each, there or as buffers.
     """
     config = vae.config
     shape = (1, -1) + (1,) * (latents.ndim - 2)
-    mean, std = (config.get(name) for name in ("latents_mean", "latents_std"))
+    told = {**config, **dict(vae.named_buffers())}
+    mean, std = told.get("latents_mean"), told.get("latents_std")
     if mean is not None and std is not None:
-        latents = (latents - torch.tensor(mean).view(shape).to(latents)) / torch.tensor(std).view(shape).to(latents)
+        mean, std = (torch.as_tensor(each).view(shape).to(latents) for each in (mean, std))
+        latents = (latents - mean) / std
     return (latents - (config.get("shift_factor") or 0.0)) * (config.get("scaling_factor") or 1.0)
 
 

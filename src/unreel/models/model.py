@@ -4,6 +4,7 @@ One adapter class a family serves as both; which it is, is a matter of configura
 was read, are the two records here.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,8 @@ class Reading:
         hidden_state: which of the encoder's states is read, -1 the last.
         normed: whether the encoder's final norm is applied to it.
         template: what is put around a prompt; "{}" is the prompt itself.
-        cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case.
+        cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case, "ftfy" mends its
+            characters and spaces.
         pads: what the denoiser is given at the places of padding: "read" as all others, "masked", or "zero".
     """
 
@@ -71,9 +73,11 @@ class Conditioning(Mapping[str, Tensor]):
 
 
 def cleaned(pipeline: Any, text: str) -> str:
-    """A prompt as a diffusers pipeline gives it to its tokenizer: some make it lower case first."""
-    own = getattr(pipeline, "_text_preprocessing", None)
-    return own(text)[0] if own else text
+    """A prompt as a diffusers pipeline gives it to its tokenizer: some make it lower case first, some mend it."""
+    if own := getattr(pipeline, "_text_preprocessing", None):
+        return own(text)[0]
+    beside = getattr(sys.modules[type(pipeline).__module__], "prompt_clean", None)
+    return beside(text) if beside else text
 
 
 class Model(ABC):
@@ -151,6 +155,10 @@ class Model(ABC):
     @abstractmethod
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """x_t of latents (B, ...) at timesteps (B,), and what the denoiser is to predict there, float32."""
+
+    @abstractmethod
+    def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
+        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

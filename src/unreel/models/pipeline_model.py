@@ -29,6 +29,7 @@ from unreel.models.running import (
     kept_in_8_bits,
     placed,
     reads,
+    scale_factor,
     source_options,
     told_by,
 )
@@ -51,7 +52,7 @@ class PipelineModel(Model):
         latent_axis: where latents of clips have their frames, 2; None of images.
         steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
             place.
-        temporal: whether the VAE reads clips whole and compresses their frames too.
+        temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
         encoded: what that returns: name in the conditioning -> place. Names are those that `attended` and `predict` of
             the family read.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
@@ -160,16 +161,17 @@ class PipelineModel(Model):
         if high != wide:
             raise ValueError(f"{self.name}: found frames of {wide} x {high} latents: shots are square, expected height"
                              " and width alike where a model is the donor")  # fmt: skip
-        pipeline = self.pipeline
-        names = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
-        return high * int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))
+        return high * scale_factor(self.pipeline, "spatial")
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        config = self.components["denoiser"].config
+        config, pipeline = self.components["denoiser"].config, self.pipeline
+        if self.temporal:  # such a denoiser has no size of its own
+            frames = (self.num_frames - 1) // scale_factor(pipeline, "temporal") + 1
+            high, wide = (self.options[name] // scale_factor(pipeline, "spatial") for name in ("height", "width"))
+            return (config.in_channels, frames, high, wide)
         edges = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
-        frames = () if self.latent_axis is None else (self.num_frames,)
-        return (config.in_channels, *frames, *edges)
+        return (config.in_channels, *(() if self.latent_axis is None else (self.num_frames,)), *edges)
 
     @property
     def reading(self) -> Reading:
@@ -231,7 +233,6 @@ class PipelineModel(Model):
         return found[:, :, 0] if self.latent_axis is None else found
 
     def set_timesteps(self, scheduler: Any, num_inference_steps: int) -> None:
-        """Has a copy of the pipeline's scheduler make its steps, as the pipeline would."""
         scheduler.set_timesteps(num_inference_steps)
 
     def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,8 @@ from unreel.hashes import plain_name
 # parts of text encoders as transformers calls them, in CLIP, in T5 and UMT5, and in language models
 _LAYER = r"(?:^|\.)(?:layers|block)\."
 _ATTENTION = r"\.(?:self_attn|SelfAttention)\."
+# what denoisers project the text with, before any of their blocks, as diffusers calls it
+_PROJECTIONS = "caption_projection|caption_norm|caption_proj|text_embedder|text_proj|context_embedder|pooler"
 
 
 def _matching(pattern: str) -> Callable[[nn.Module], set[str]]:
@@ -69,6 +71,7 @@ ROLES: dict[str, Callable[[nn.Module], set[str]]] = {
     "denoiser.all": _matching(""),
     "denoiser.cross_attention": _cross(),
     "denoiser.cross_attention.kv": _cross(r"\.to_[kv]\.weight$"),
+    "denoiser.text_projection": _matching(rf"^(.*\.)?({_PROJECTIONS})\."),
     "denoiser.not_cross_attention": _not_cross,
     "denoiser.self_attention": lambda module: _within(attentions(module, False), module),
 }
@@ -101,6 +104,11 @@ def select(components: Mapping[str, nn.Module], roles: Sequence[str]) -> list[st
             except re.error as error:
                 raise ValueError(f"parameters: {role!r} is no role and no regular expression ({error})") from None
         if not found:
+            if role.startswith("denoiser.cross_attention"):
+                raise ValueError(
+                    f"parameters: {role!r} matches nothing: this denoiser has no keys and values of the text alone, as"
+                    " text and frames go through joint attention; expected denoiser.text_projection, or other weights"
+                )
             tails = sorted({re.sub(rf"^.*?{_LAYER}\d+\.", "", n.split("/")[1]) for n in names if n.startswith("text")})
             raise ValueError(
                 f"parameters: {role!r} matches nothing; roles: {', '.join([*_BARE, *ROLES])}; names: {', '.join(tails)}"

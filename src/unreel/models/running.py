@@ -148,6 +148,14 @@ def told_by(source: Mapping[str, Any]) -> str | None:
     return f"{where}@{source['revision']}" if source["revision"] else None
 
 
+def scale_factor(pipeline: Any, axis: Literal["spatial", "temporal"]) -> int:
+    """How many px, or frames, are one of the pipeline's latents."""
+    names = (
+        f"vae_scale_factor_{axis}", f"vae_{axis}_compression_ratio", f"vae_{axis}_scale_factor", "vae_scale_factor",
+    )  # fmt: skip
+    return int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))
+
+
 @contextmanager
 def reads(pipeline: Any, conditioning: Conditioning, given: Callable[..., Any]) -> Iterator[None]:
     """Inside the `with` block the pipeline's prompts are read as the given conditioning, in their order.

@@ -1,0 +1,96 @@
+"""Models of the Wan family: clips by a transformer that reads UMT5. With one frame it makes images, and is a donor.
+
+Reference: Team Wan, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, arXiv 2503.20314.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self, Unpack
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from pydantic import PositiveInt
+from torch import Tensor
+from transformers import UMT5EncoderModel
+
+from unreel.models.model import Conditioning, Reading
+from unreel.models.pipeline_model import Common, PipelineModel
+from unreel.models.t5 import tiny_encoder, tiny_tokenizer
+from unreel.validation import ModelFolder
+
+
+class Wan(PipelineModel):
+    """Clips by a WanPipeline, of Wan 2.1 or 2.2.
+
+    Args:
+        folder: a local diffusers folder or a hub id.
+        revision: of a hub id.
+        num_frames: 1, or one more than a multiple of 4.
+        height, width: of the frames, in px.
+        num_inference_steps, guidance_scale: how it renders.
+        max_sequence_length: tokens of a prompt.
+        fps, common: as in PipelineModel.
+    """
+
+    denoiser = "transformer"
+    latent_axis = 2
+    steps_flows = True
+    temporal = True
+    projections = ("condition_embedder.text_embedder",)
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        revision: str | None = None,
+        num_frames: PositiveInt = 81,
+        height: PositiveInt = 480,
+        width: PositiveInt = 832,
+        num_inference_steps: PositiveInt = 50,
+        guidance_scale: float = 5.0,
+        max_sequence_length: PositiveInt = 512,
+        fps: PositiveInt = 16,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "num_frames": num_frames, "height": height, "width": width, "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale, "max_sequence_length": max_sequence_length,
+        }  # fmt: skip
+        super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
+
+    def _load(self) -> Any:
+        return WanPipeline.from_pretrained(**self.sources[""])
+
+    @property
+    def asks(self) -> Mapping[str, Any]:
+        return {"max_sequence_length": self.options["max_sequence_length"]}
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.options["max_sequence_length"], masked=True, cleaning="ftfy", pads="zero")
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        denoiser = self.components["denoiser"]
+        embeds = conditioning["prompt_embeds"].to(denoiser.dtype)
+        given = {"hidden_states": noisy.to(denoiser.dtype), "encoder_hidden_states": embeds}
+        return denoiser(**given, timestep=timesteps).sample.float()
+
+    @classmethod
+    def tiny(cls) -> Self:
+        tokenizer = tiny_tokenizer()
+        torch.manual_seed(1)
+        vae = AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        )
+        transformer = WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+            text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2, cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+        )  # fmt: skip
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+        pipeline = WanPipeline(
+            tokenizer=tokenizer, text_encoder=tiny_encoder(tokenizer, UMT5EncoderModel), vae=vae,
+            transformer=transformer, scheduler=scheduler,
+        )  # fmt: skip
+        return cls.of(
+            pipeline, num_frames=5, height=32, width=32, num_inference_steps=2, guidance_scale=4.0,
+            max_sequence_length=64, name="tiny_wan",
+        )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Families of transformers: the whole story of each donor and of all recipients that hold its text encoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import train
+from diffusers import DiffusionPipeline
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from conftest import ROOT, configured
+from test_train import only_run
+from unreel import Edit
+from unreel.door import built
+from unreel.exports.pipeline import absent_parts
+from unreel.hashes import parameter_hashes
+from unreel.models.pipeline_model import PipelineModel
+from unreel.scores import read_scores
+
+CONF = ROOT / "conf"
+
+
+def entries(group: str) -> dict[str, type[PipelineModel]]:
+    """Stem of each YAML of a family of transformers -> its class; one YAML a class."""
+    found = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        entry = OmegaConf.load(path)
+        target = get_class((entry[path.stem] if group == "t2v" else entry)._target_)
+        if target.denoiser == "transformer" and not path.stem.startswith("zoo"):
+            found.setdefault(target, path.stem)
+    return {stem: target for target, stem in found.items()}
+
+
+DONORS, RECIPIENTS = entries("t2i"), entries("t2v")
+
+
+def asked(stem: str, model: PipelineModel, folder: Path, group: str) -> list[str]:
+    """A tiny model in the place of the YAML's: its folder, and the numbers that the YAML has of it."""
+    prefix = "t2i" if group == "t2i" else f"t2v.{stem}"
+    entry = OmegaConf.load(CONF / group / f"{stem}.yaml")
+    known = {**model.options, "num_frames": model.num_frames}
+    given = {key: known[key] for key in (entry[stem] if group == "t2v" else entry) if key in known}
+    if group == "t2i" and "num_frames" in given:
+        given["num_frames"] = 1
+    return [f"{prefix}.folder={folder}", f"{prefix}.dtype=float32", *(f"{prefix}.{k}={v}" for k, v in given.items())]
+
+
+def encoder_of(model: PipelineModel) -> dict[str, str]:
+    return parameter_hashes(model.components["text_encoder"])
+
+
+@torch.inference_mode()
+def plain_clips(loaded: DiffusionPipeline, model: PipelineModel, prompt: str, seed: int) -> torch.Tensor:
+    """What plain diffusers renders when it is called as the model calls it, one prompt alone."""
+    loaded.set_progress_bar_config(disable=True)
+    for part in loaded.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)
+    found = loaded(prompt, generator=torch.Generator().manual_seed(seed), output_type="pt", **model.options)
+    return found.frames if hasattr(found, "frames") else found.images[:, None]
+
+
+@pytest.mark.parametrize("donor", DONORS)
+def test_the_whole_story(donor, judge_folder, tmp_path):
+    """Shots, edit, clips, scores, export; and a plain pipeline that renders the clips of the run."""
+    model = DONORS[donor].tiny()
+    alike = [stem for stem, family in RECIPIENTS.items() if encoder_of(family.tiny()) == encoder_of(model)]
+    assert alike, f"no recipient shares the text encoder of {donor}"
+    tiny = {stem: RECIPIENTS[stem].tiny() for stem in alike}
+    for stem, each in {"donor": model, **tiny}.items():
+        each.pipeline.save_pretrained(tmp_path / "models" / stem)
+    options = [
+        f"t2i={donor}", *asked(donor, model, tmp_path / "models" / "donor", "t2i"), f"t2v=[{','.join(alike)}]",
+        *(o for stem in alike for o in asked(stem, tiny[stem], tmp_path / "models" / stem, "t2v")),
+        "t2i.training.lr=0.1", "concept=van_gogh", f"judge.model=local-dir:{judge_folder}", "judge.pretrained=null",
+        "shots=2", "method.data.steps=2", "method.guard.check_every=2", "method.guard.gone_below=-9",
+        "evaluation.prompts=2", "logger=none", "device=cpu", "export=[transformers,pipeline]",
+        f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    config = configured("train", options)
+    train.main(config)
+    run = only_run(tmp_path)
+    scores = read_scores(run / "scores.jsonl")
+    assert {s.t2v for s in scores} == set(alike) and {s.stage for s in scores} == {"before", "after"}
+    edit = Edit.load(run / "edit.safetensors")
+    assert edit.tensors and edit.components == ("text_encoder",)
+    for stem in alike:
+        each, folder = built(config.t2v[stem], device="cpu"), tmp_path / "models" / stem
+        before = each.render(["a drum"], [3])
+        with edit.applied(each):
+            wanted = each.render(["a drum"], [3])
+        assert (wanted - before).abs().max() > 1e-3, f"the edit shows in no clip of {stem}"
+        written = run / "pipeline" / stem
+        weights = {path.parent.name: path.is_symlink() for path in written.rglob("*.safetensors")}
+        assert not weights.pop("text_encoder") and weights and all(weights.values()), "base weights were copied"
+        kind = type(each.pipeline.text_encoder)
+        ways = [
+            DiffusionPipeline.from_pretrained(written, **dict.fromkeys(absent_parts(each.pipeline))),
+            DiffusionPipeline.from_pretrained(folder, text_encoder=kind.from_pretrained(run / "text_encoder")),
+            DiffusionPipeline.from_pretrained(folder),
+        ]
+        edit.apply(ways[2])
+        for loaded in ways:
+            found = plain_clips(loaded, each, "a drum", 3)  # weights elsewhere in memory meet other kernels of torch
+            assert torch.allclose(found, wanted, rtol=0, atol=1e-5), f"{stem}: {(found - wanted).abs().max()}"
