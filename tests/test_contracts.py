@@ -50,7 +50,11 @@ def test_every_yaml_opens_with_what_it_means(path):
 
 
 # methods that some families cannot have, by how their names begin, and what they say that they expect of a model
-NOT_EVERYWHERE = {"safree": "SAFREE expects one CLIP text encoder"}
+NOT_EVERYWHERE = {
+    "safree": "SAFREE expects one CLIP text encoder",
+    "mute": "mute expects one tokenizer and one text encoder",
+    "zero_token": "zero_token expects one tokenizer and one text encoder",
+}
 
 
 def small_method(name: str) -> tuple[Method, list[str]]:

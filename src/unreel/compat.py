@@ -84,16 +84,21 @@ def _with_weights(donor: Any, recipient: Any, weights: bool) -> Iterator[Row]:
     if not weights or None in places:
         yield Row("weights", "not looked at", "weights=false" if not weights else "models in memory")
         return
-    folders = [Path(str(place)) / "text_encoder" for place in places]
+    folders = [
+        Path(str(place)) / model.part("text_encoder") for place, model in zip(places, (donor, recipient), strict=True)
+    ]
     rounded, other, total = rounding(*folders)
     if other or rounded:
         name, count = (other or rounded)[0], len(other or rounded)
         how = "differ" if other else "are rounded otherwise, within a step of bfloat16"
         said = f"{recipient.name} holds other weights than {donor.name}: {count} of {total} tensors ({name}, ...) {how}"
-        yield Row("weights", "differs", f"{said}; with the donor's folder text_encoder in {places[1]} an edit fits")
+        yield Row("weights", "differs", f"{said}; with {folders[0]} in its place an edit fits")
         return
     yield Row("weights", "same", f"{total} tensors, rounded to float16")
-    low, mean = probe(donor, recipient)
+    if (found := probe(donor, recipient)) is None:
+        yield Row("probe", "not looked at", "their denoisers read embeddings of other widths")
+        return
+    low, mean = found
     yield Row("probe", "same" if low > 0.999 else "warning", f"cosine of prompt embeddings {mean:.4f}, least {low:.4f}")
 
 
@@ -125,35 +130,52 @@ def rounding(ours: Path, theirs: Path) -> tuple[list[str], list[str], int]:
     return rounded, other, len(one)
 
 
-def probe(donor: Any, recipient: Any) -> tuple[float, float]:
+def probe(donor: Any, recipient: Any) -> tuple[float, float] | None:
     """The least and the mean cosine of the embeddings of some prompts, as the donor and as the recipient reads them.
 
-    An embedding is the mean over the tokens that both keep. The donor's encoders are loaded, and read by both.
+    An embedding is the mean over the tokens that a model keeps. The donor's encoder is read by both. None where the
+    embeddings have other widths.
     """
     import torch
-    import transformers
 
-    from unreel.models.outline import folder_of, outlined
-
-    place, plain = folder_of(donor.sources[""]), outlined(donor)
-    assert place is not None and plain is not None
-    encoders = {
-        name: getattr(transformers, type(module).__name__).from_pretrained(place / name, local_files_only=True)
-        for name, module in plain.pipeline.components.items()
-        if name.startswith("text_encoder") and module is not None
-    }
+    shared: dict[str, Any] = {}
     found = []
     with torch.no_grad():
         for model in (donor, recipient):
-            twin = outlined(model, encoders)
-            assert twin is not None
-            read = twin.encode_prompt(list(PROBES))
+            encoders = _loaded(model, shared)
+            shared = {"text_encoder": encoders["text_encoder"]}
+            read = _twin(model, encoders).encode_prompt(list(PROBES))
             embeds = read["prompt_embeds"].float()
             mask = read.get("prompt_attention_mask", torch.ones(embeds.shape[:2]))[..., None].float()
             found.append((embeds * mask).sum(1) / mask.sum(1))
     ours, theirs = found
+    if ours.shape != theirs.shape:
+        return None
     cosines = torch.nn.functional.cosine_similarity(ours, theirs)
     return float(cosines.min()), float(cosines.mean())
+
+
+def _twin(model: Any, encoders: Mapping[str, Any] | None = None) -> Any:
+    from unreel.models.outline import outlined
+
+    twin = outlined(model, encoders)
+    assert twin is not None, "its files were found before"
+    return twin
+
+
+def _loaded(model: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's text encoders with their weights, by the names that edits use; `shared` ones as they are."""
+    import transformers
+
+    from unreel.models.outline import encoders_of, folder_of
+
+    folder, found = folder_of(model.sources[""]), dict(shared)
+    assert folder is not None
+    for name, module in encoders_of(_twin(model)).items():
+        if name not in found:
+            kind = getattr(transformers, type(module).__name__)
+            found[name] = kind.from_pretrained(folder / model.part(name), local_files_only=True).eval()
+    return found
 
 
 def refusal(rows: Mapping[str, Sequence[Row]], entries: Mapping[str, Any]) -> str:

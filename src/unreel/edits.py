@@ -210,7 +210,14 @@ class Edit:
     def _components(self, target: Any) -> dict[str, nn.Module]:
         if isinstance(target, nn.Module):  # a component alone
             return dict.fromkeys(self.components, target)
-        return components_of(target)
+        found = components_of(target)
+        if "text_encoder" in self.components and not hasattr(target, "reading"):  # some pipelines count others first
+            names = {name.partition("/")[2] for name in self.base if name.startswith("text_encoder/")}
+            encoders = [module for key, module in found.items() if key.startswith("text_encoder")]
+            same = (m for m in encoders if names == {plain_name(n) for n, _ in m.named_parameters()})
+            if (own := next(same, None)) is not None:
+                found["text_encoder"] = own
+        return found
 
     def _changes(self, target: Any) -> list[tuple[nn.Parameter, Tensor | Factors]]:
         """(parameter, new value or factors of its change) pairs."""

@@ -192,7 +192,7 @@ class Pairs:
 
 def _check_length(model: Model, prompt: str) -> None:
     """ValueError for a prompt of which the model would not read the end."""
-    found, most = len(model.pipeline.tokenizer(prompt).input_ids), model.reading.max_length
+    found, most = len(model.tokenizer(prompt).input_ids), model.reading.max_length
     if found > most:
         raise ValueError(f"found a prompt of {found} tokens: expected at most {most}, which are read")
 

@@ -91,7 +91,7 @@ class CCE(Attack):
 
     def _start(self, target: Target) -> Tensor:
         """The mean of the concept's own tokens, (tokens, D)."""
-        ids = target.model.pipeline.tokenizer(name_of(target.concept), add_special_tokens=False).input_ids
+        ids = target.model.tokenizer(name_of(target.concept), add_special_tokens=False).input_ids
         return table_of(target.model)[ids].float().mean(0).repeat(self.tokens, 1)
 
     def _loss(

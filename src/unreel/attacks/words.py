@@ -40,7 +40,7 @@ def without(text: str, concept: Concept) -> str:
 
 def check_clip_like(model: Model, attack: str) -> None:
     """ValueError for a model whose text encoder has no embeddings of tokens that can be learned."""
-    encoder, tokenizer = model.components.get("text_encoder"), getattr(model.pipeline, "tokenizer", None)
+    encoder, tokenizer = model.components.get("text_encoder"), model.tokenizer
     if encoder is None or tokenizer is None or not hasattr(encoder, "get_input_embeddings"):
         raise ValueError(f"attack {attack} learns tokens: {model.name} has no text encoder with a table of them")
 
@@ -52,7 +52,7 @@ def table_of(model: Model) -> Tensor:
 
 def words_of(model: Model) -> dict[str, int]:
     """Word -> id, of all words of the tokenizer that are one token and are read back as such, in the order of ids."""
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids)
     found = {}
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
@@ -87,7 +87,7 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
         slots: S words of `slots_of`.
         rows: (S, D), or (B, S, D) with others for each text of a batch; gradients go through.
     """
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.tokenizer
     ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in slots]
 
     def put(_module: nn.Module, given: Any, embeds: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def _edit_said(made: Made, run: Path) -> dict[str, Any]:
     """What the template reads of one edit."""
     where, edit, share = made
     pipeline, below = share.maker.pipeline, where.relative_to(run).as_posix()
-    parts = [name_in(pipeline, key) for key in edit.components]
+    parts = [name_in(share.maker, key) for key in edit.components]
     folders = [(name, type(getattr(pipeline, name))) for name in parts if (where / name).is_dir() and name in FOLDERS]
     models = {file_name(model.name): model for model in (share.maker, *share.recipients)}
     return {

@@ -15,6 +15,7 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
+from transformers import CLIPTextModel
 
 from unreel.edits import components_of
 from unreel.files import whole_folder
@@ -46,7 +47,7 @@ def write(model: Any, components: tuple[str, ...], name: str, folder: Path) -> N
     found = components_of(model)
     with whole_folder(folder) as aside:
         for key in components:
-            prefix = "text_model." if key == "text_encoder" else ""
+            prefix = "text_model." if isinstance(found[key], CLIPTextModel) else ""
             tensors = {
                 f"{prefix}{plain_name(n)}": value.detach().cpu().contiguous()
                 for n, value in found[key].state_dict().items()

@@ -8,7 +8,7 @@ from typing import Any
 from unreel.edits import DENOISERS
 from unreel.files import whole_folder
 
-FOLDERS = ("text_encoder", *DENOISERS)
+FOLDERS = ("text_encoder", "text_encoder_2", "text_encoder_3", *DENOISERS)
 
 
 def file_name(text: str) -> str:
@@ -16,11 +16,13 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_+.-]+", "_", text)[:100].lstrip(".") or "model"
 
 
-def name_in(pipeline: Any, component: str) -> str:
-    """What a pipeline calls a component: its denoiser "unet" or "transformer", any other as it is."""
+def name_in(target: Any, component: str) -> str:
+    """What the pipeline of a Model, or a plain one, calls a component; a denoiser is its "unet" or "transformer"."""
+    if hasattr(target, "part"):
+        return target.part(component)
     if component != "denoiser":
         return component
-    return next(name for name in DENOISERS if getattr(pipeline, name, None) is not None)
+    return next(name for name in DENOISERS if getattr(target, name, None) is not None)
 
 
 def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
@@ -32,7 +34,7 @@ def export_components(target: Any, names: Sequence[str], folder: Path) -> list[P
         folder: where.
     """
     pipeline, written = getattr(target, "pipeline", target), []
-    for name in (name_in(pipeline, key) for key in names):
+    for name in (name_in(target, key) for key in names):
         with whole_folder(folder / name) as aside:
             getattr(pipeline, name).save_pretrained(aside, safe_serialization=True)
         written.append(folder / name)

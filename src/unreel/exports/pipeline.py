@@ -69,7 +69,7 @@ def _write_one(model: Any, edit: Edit, folder: Path) -> None:
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     index.pop("_name_or_path", None)  # a path of this machine
     parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
-    edited = {name_in(pipeline, key) for key in edit.components}
+    edited = {name_in(model, key) for key in edit.components}
     sources = _sources(model, [part for part in parts if part not in edited and part not in _WRITTEN])
     for part in parts:
         if part in sources:

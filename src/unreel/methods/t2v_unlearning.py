@@ -153,7 +153,7 @@ class T2VUnlearning(GradientMethod):
             origin += [anchored if self.origin == "anchor" else "" for _, anchored in pairs]
             pipeline, length = reference.pipeline, reference.reading.max_length
             texts, words = ([cleaned(pipeline, t) for t in each] for each in (own, keywords_of(captions.concept)))
-            marks = marked(pipeline.tokenizer, texts, words, length)
+            marks = marked(reference.tokenizer, texts, words, length)
             if not marks.any(1).all():
                 text = own[int((~marks.any(1)).nonzero()[0])]
                 raise ValueError(f"{captions.concept.slug}: found no word of it in what {reference.name} reads of"

@@ -107,6 +107,15 @@ class Model(ABC):
 
     @property
     @abstractmethod
+    def tokenizer(self) -> Any:
+        """That of its text_encoder; None where it has none."""
+
+    @abstractmethod
+    def part(self, component: str) -> str:
+        """What the pipeline calls one of `components`."""
+
+    @property
+    @abstractmethod
     def reading(self) -> Reading:
         """How it reads prompts."""
 

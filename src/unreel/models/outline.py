@@ -113,6 +113,13 @@ def stored_in(folder: Path) -> dict[str, Stored]:
     raise ValueError(f"{folder}: found no weights: expected {_WEIGHTS[0]}; download it again")
 
 
+def encoders_of(model: Model) -> dict[str, nn.Module]:
+    """The text encoders of a model or an outline, by the names that edits use."""
+    names = ["text_encoder", *(name for name in model.pipeline.components if name.startswith("text_encoder_"))]
+    found = {name: getattr(model.pipeline, model.part(name)) for name in names}
+    return {name: module for name, module in found.items() if module is not None}
+
+
 @dataclass(frozen=True)
 class Encoder:
     """What decides what a model's text encoder makes of a text, its weights aside.
@@ -138,14 +145,12 @@ class Encoder:
     @classmethod
     def of(cls, model: Model) -> "Encoder":
         """Of a model that is loaded, or of its outline."""
-        pipeline = model.pipeline
-        encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
+        encoder, tokenizer = getattr(model.pipeline, model.part("text_encoder")), model.tokenizer
         special = {name: str(getattr(tokenizer, name, None)) for name in _SPECIAL} | {"padding": tokenizer.padding_side}
-        others = [name for name in pipeline.components if name.startswith("text_encoder_")]
         return cls(
             model.name, {key: getattr(encoder.config, key, None) for key in _READ_BY}, tokenizer.get_vocab(), special,
             {_common_name(name): tuple(p.shape) for name, p in encoder.named_parameters()}, model.reading,
-            tuple(name for name in others if getattr(pipeline, name) is not None),
+            tuple(name for name in encoders_of(model) if name != "text_encoder"),
         )  # fmt: skip
 
     def differs(self, other: "Encoder") -> str:
@@ -173,7 +178,7 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
 
     Args:
         model: with folders that it is loaded from; one that is loaded already, or was given, is returned itself.
-        encoders: its text encoders by their names in the pipeline; None for such on the meta device, which have no
+        encoders: its text encoders by the names that edits use; None for such on the meta device, which have no
             weights.
 
     Returns:
@@ -191,13 +196,14 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
     kept = {name: entry for name, entry in parts.items() if name.startswith(("text_encoder", "tokenizer"))}
+    given = {model.part(name): module for name, module in (encoders or {}).items()}
     own: dict[str, Any] = {name: None for name in parts.keys() - kept.keys() if name != "scheduler"}
     for name, (_, kind) in kept.items():
         if kind is None:
             own[name] = None
         elif name.startswith("text_encoder"):
             stored_in(folder / name)  # or it says what is missing
-            own[name] = (encoders or {}).get(name)
+            own[name] = given.get(name)
             if own[name] is None:
                 own[name] = _without_weights(getattr(transformers, kind), folder / name)
     quiet = logging.getLogger("diffusers")
@@ -229,14 +235,11 @@ def unread(outline: Model, names: Sequence[str]) -> list[str]:
 
     Found by whether a gradient reaches them, which needs no weights.
     """
-    parameters = {
-        f"{key}/{name}": p
-        for key in dict.fromkeys(name.partition("/")[0] for name in names)
-        for name, p in getattr(outline.pipeline, key).named_parameters()
-    }
+    own = encoders_of(outline)
+    encoders = {key: own[key] for key in dict.fromkeys(name.partition("/")[0] for name in names)}
+    parameters = {f"{key}/{name}": p for key, module in encoders.items() for name, p in module.named_parameters()}
     before = {name: p.requires_grad for name, p in parameters.items()}
-    encoders = [getattr(outline.pipeline, key) for key in dict.fromkeys(name.partition("/")[0] for name in names)]
-    hooks = [encoder.register_forward_pre_hook(_unmasked, with_kwargs=True) for encoder in encoders]
+    hooks = [encoder.register_forward_pre_hook(_unmasked, with_kwargs=True) for encoder in encoders.values()]
     try:
         for p in parameters.values():
             p.requires_grad_(True)
@@ -255,12 +258,7 @@ def unread(outline: Model, names: Sequence[str]) -> list[str]:
 def edited(outline: Model, roles: Sequence[str]) -> list[str]:
     """The weights "text_encoder/NAME" that have one of the roles; none where they are all of the denoiser."""
     own = [role for role in roles if not role.startswith("denoiser")]
-    encoders = {
-        name: module
-        for name, module in outline.pipeline.components.items()
-        if name.startswith("text_encoder") and module is not None
-    }
-    return select(encoders, own) if own else []
+    return select(encoders_of(outline), own) if own else []
 
 
 def deaf(outline: Model, roles: Sequence[str]) -> str:

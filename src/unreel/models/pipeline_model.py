@@ -26,6 +26,7 @@ from unreel.models.running import (
     checkpointed,
     computes_bfloat16,
     computing_in,
+    frozen_copy,
     kept_in_8_bits,
     placed,
     reads,
@@ -49,6 +50,8 @@ class PipelineModel(Model):
 
     Attributes:
         denoiser: the pipeline's name for it.
+        shared_encoder: the pipeline's name for the text encoder that other families hold too, `text_encoder` of
+            `components`; the pipeline's own `text_encoder` takes its place there.
         latent_axis: where latents of clips have their frames, 2; None of images.
         steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
             place.
@@ -62,6 +65,7 @@ class PipelineModel(Model):
     """
 
     denoiser: ClassVar[str] = "unet"
+    shared_encoder: ClassVar[str] = "text_encoder"
     latent_axis: ClassVar[int | None] = None
     steps_flows: ClassVar[bool] = False
     temporal: ClassVar[bool] = False
@@ -118,7 +122,7 @@ class PipelineModel(Model):
         if self.denoiser_storage is not None:
             kept_in_8_bits(denoiser)
         if self.checkpointing:
-            checkpointed(denoiser, pipeline.text_encoder)
+            checkpointed(denoiser, getattr(pipeline, self.shared_encoder))
         if self.vae_slicing:
             pipeline.vae.enable_slicing()
         pipeline.set_progress_bar_config(disable=True)
@@ -137,10 +141,18 @@ class PipelineModel(Model):
 
     @property
     def components(self) -> Mapping[str, Any]:
-        pipeline = self.pipeline
-        encoders = [name for name in pipeline.components if name.startswith("text_encoder")]
-        found = {name: getattr(pipeline, name) for name in encoders if getattr(pipeline, name) is not None}
-        return found | {"denoiser": getattr(pipeline, self.denoiser), "vae": pipeline.vae}
+        pipeline, count = self.pipeline, 1 + sum(n.startswith("text_encoder_") for n in self.pipeline.components)
+        encoders = ["text_encoder", *(f"text_encoder_{i}" for i in range(2, count + 1))]
+        found = {key: getattr(pipeline, self.part(key)) for key in (*encoders, "denoiser", "vae")}
+        return {key: module for key, module in found.items() if module is not None}
+
+    def part(self, component: str) -> str:
+        first, shared = "text_encoder", self.shared_encoder
+        return {"denoiser": self.denoiser, first: shared, shared: first}.get(component, component)
+
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.pipeline, self.shared_encoder.replace("text_encoder", "tokenizer"), None)
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +187,7 @@ class PipelineModel(Model):
 
     @property
     def reading(self) -> Reading:
-        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        tokenizer, encoder = self.tokenizer, self.pipeline.text_encoder
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         return Reading(length, masked=bool(getattr(encoder.config, "use_attention_mask", None)))
 
@@ -212,7 +224,7 @@ class PipelineModel(Model):
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         reading = self.reading
         said = [reading.template.format(cleaned(self.pipeline, text)) for text in texts]
-        tokens = self.pipeline.tokenizer(
+        tokens = self.tokenizer(
             said, padding="max_length", truncation=True, max_length=reading.max_length, return_tensors="pt"
         )
         return tokens.input_ids, tokens.attention_mask
@@ -284,8 +296,5 @@ class PipelineModel(Model):
         twin = copy.copy(self)
         twin._pipeline = copy.copy(self.pipeline)
         for key in components:
-            name = self.denoiser if key == "denoiser" else key
-            own = self.components[key]
-            kept = {id(p): p for p in (*own.parameters(), *own.buffers())} if shared else {}
-            setattr(twin._pipeline, name, copy.deepcopy(own, kept).eval().requires_grad_(False))
+            setattr(twin._pipeline, self.part(key), frozen_copy(self.components[key], shared))
         return twin

@@ -1,5 +1,6 @@
 """How a pipeline is loaded and run: what all families take beside their own options, and how it is carried out."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -127,6 +128,12 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def frozen_copy(module: nn.Module, shared: bool) -> nn.Module:
+    """A copy in eval mode that takes no gradient; with `shared` a module of its own around the same weights."""
+    kept = {id(p): p for p in (*module.parameters(), *module.buffers())} if shared else {}
+    return copy.deepcopy(module, kept).eval().requires_grad_(False)
 
 
 def placed(pipeline: Any, device: torch.device, group_offload: bool) -> Any:

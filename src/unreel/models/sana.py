@@ -1,7 +1,7 @@
 """Models of the Sana family: images by a transformer with linear attention, which reads Gemma-2.
 
-Reference: Enze Xie et al., "SANA: Efficient High-Resolution Text-to-Image Synthesis with Linear Diffusion Transformers",
-ICLR 2025, arXiv 2410.10629.
+Reference: Enze Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", ICLR
+2025, arXiv 2410.10629.
 """
 
 from collections.abc import Mapping, Sequence

@@ -84,6 +84,11 @@ def sample_timesteps(scheduler: Any, count: int, generator: torch.Generator, ste
     drawn = torch.randint(most, (count,), generator=generator)
     if not (steps_flows and prediction_type(scheduler) == "flow_prediction"):
         return drawn
+    return shifted(scheduler, (drawn + 1) / most)
+
+
+def shifted(scheduler: Any, shares: Tensor) -> Tensor:
+    """Timesteps (B,), integers, of shares of noise in (0, 1), with the scheduler's shift."""
+    most = int(scheduler.config.num_train_timesteps)
     shift = float(scheduler.config.get("shift") or scheduler.config.get("flow_shift") or 1.0)
-    share = (drawn + 1) / most
-    return (most * shift * share / (1 + (shift - 1) * share)).round().long().clamp(1, most - 1)
+    return (most * shift * shares / (1 + (shift - 1) * shares)).round().long().clamp(1, most - 1)
