@@ -109,7 +109,8 @@ def plan(
     if "text_encoder" in method.edits and method.needs:
         check_outlines(donor, recipients, method, roles)
     method.check(donor, roles)
-    held = Held.by(donor, method.edits) if method.edits else None
+    touched = [name.partition("/")[0] for name in donor.select(roles)] if method.edits else []
+    held = Held.by(donor, list(dict.fromkeys([*method.edits, *touched]))) if method.edits else None
     alike, alone, loaded = Share(donor, []), [], donor
     for recipient in recipients:
         if one_at_a_time:

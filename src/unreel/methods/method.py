@@ -119,7 +119,10 @@ class Method(ABC):
                     f" float16, as with denoiser_dtype=null and denoiser_storage=null; edit first, then quantise"
                 )
         for name in chosen:
-            if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
+            own = (
+                "text_encoder" if name.startswith("text_encoder_") else name.split("/")[0]
+            )  # a further one counts as it
+            if own not in self.edits or (allowed is not None and name not in allowed):
                 raise ValueError(
                     f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it"
                     f" changes {', '.join(self.roles or self.edits)}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan, DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from unreel.models import gemma
@@ -21,7 +21,8 @@ from unreel.validation import ModelFolder
 class SanaVideo(PipelineModel):
     """Clips by a SanaVideoPipeline.
 
-    Prompts are made lower case, and no more: `clean_caption` of the pipeline, which needs beautifulsoup4, is off.
+    Prompts are made lower case, and no more: `clean_caption` of the pipeline, which needs beautifulsoup4, is off. How much
+    is to move is said in the prompt itself, as its authors do: "... motion score: 30.".
 
     Args:
         folder: a local diffusers folder or a hub id.
@@ -31,7 +32,6 @@ class SanaVideo(PipelineModel):
         num_inference_steps, guidance_scale: how it renders.
         max_sequence_length: L, how many tokens of a prompt are read.
         complex_human_instruction: lines before each prompt; None for the pipeline's own, [] for none.
-        motion_score: is said behind each prompt, as its authors do: how much is to move; None says nothing.
         fps, common: as in PipelineModel.
     """
 
@@ -53,7 +53,6 @@ class SanaVideo(PipelineModel):
         guidance_scale: float = 6.0,
         max_sequence_length: PositiveInt = 300,
         complex_human_instruction: Sequence[str] | None = None,
-        motion_score: NonNegativeInt | None = None,
         fps: PositiveInt = 16,
         **common: Unpack[Common],
     ) -> None:
@@ -64,7 +63,6 @@ class SanaVideo(PipelineModel):
             "complex_human_instruction": gemma.instruction_of(SanaVideoPipeline) if lines is None else list(lines),
             "clean_caption": False, "use_resolution_binning": False,
         }  # fmt: skip
-        self.behind = "" if motion_score is None else f" motion score: {motion_score}."
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
@@ -77,19 +75,13 @@ class SanaVideo(PipelineModel):
 
     @property
     def reading(self) -> Reading:
-        template = "\n".join(self.options["complex_human_instruction"]) + "{}" + self.behind
+        template = "\n".join(self.options["complex_human_instruction"]) + "{}"
         length = self.options["max_sequence_length"]
         return Reading(length, masked=True, template=template, cleaning="lower", pads="masked")
 
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         lines, length = self.options["complex_human_instruction"], self.options["max_sequence_length"]
-        return gemma.tokenized(self.pipeline, [text + self.behind for text in texts], lines, length)
-
-    def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
-        return super().encode_prompt([text + self.behind for text in texts])
-
-    def _render(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return super()._render([prompt + self.behind for prompt in prompts], seeds)
+        return gemma.tokenized(self.pipeline, texts, lines, length)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         denoiser = self.components["denoiser"]
