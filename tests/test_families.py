@@ -1,5 +1,6 @@
 """Families of transformers: the whole story of each donor and of all recipients that hold its text encoder."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from conftest import ROOT, configured
+from test_running import gradients, saved
 from test_train import only_run
 from unreel import Edit
 from unreel.door import built
@@ -113,3 +115,58 @@ def test_the_whole_story(donor, judge_folder, tmp_path):
         for loaded in ways:
             found = plain_clips(loaded, each, "a drum", 3)  # weights elsewhere in memory meet other kernels of torch
             assert torch.allclose(found, wanted, rtol=0, atol=1e-5), f"{stem}: {(found - wanted).abs().max()}"
+
+
+FAMILIES = sorted({*DONORS.values(), *RECIPIENTS.values()}, key=lambda family: family.__name__)
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def rebuilt(request, tmp_path_factory):
+    """Builds a tiny model of each family from its folder, with what is common to all."""
+    folder, tiny = tmp_path_factory.mktemp("models") / "tiny", request.param.tiny()
+    tiny.pipeline.save_pretrained(folder)
+    taken = inspect.signature(request.param.__init__).parameters
+    own = {k: v for k, v in {**tiny.options, "num_frames": tiny.num_frames, "fps": tiny.fps}.items() if k in taken}
+    return lambda **common: request.param(folder, **own, name="tiny", **common)
+
+
+@pytest.mark.parametrize(
+    "common",
+    [{"vae_slicing": True}, {"group_offload": True}, {"denoiser_storage": "float8"}, {"denoiser_dtype": "bfloat16"},
+     {"autocast": True}, {"dtype": "float16"}],
+    ids=str,
+)  # fmt: skip
+def test_every_family_runs_in_every_way(rebuilt, common):
+    plain, other = rebuilt(), rebuilt(**common)
+    assert plain.content != other.content or "group_offload" in common
+    clips = [model.render(["a drum", "a cat"], [3, 4]) for model in (plain, other)]
+    assert clips[1].isfinite().all() and (clips[0] - clips[1]).abs().mean() < 0.05
+    if next(iter(common)) in ("vae_slicing", "group_offload"):
+        assert torch.allclose(*clips, rtol=0, atol=1e-4)
+
+
+def test_every_family_computes_again_what_it_does_not_keep(rebuilt):
+    plain, less = rebuilt(), rebuilt(checkpointing=True)
+    ours, theirs = gradients(plain), gradients(less)
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-6) for name in ours)
+    assert saved(less) < saved(plain)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.temporal], ids=lambda family: family.__name__)
+def test_clips_that_do_not_fit_the_latents_are_refused_before_anything_is_loaded(family, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    assert family(tmp_path)._pipeline is None, "what its pipeline renders by default"
+    frames, px = family.grid
+    with pytest.raises(ValueError, match=rf"found num_frames={frames + 2}: .* as {frames + 1} or {2 * frames + 1}"):
+        family(tmp_path, num_frames=frames + 2)
+    for edge in ("height", "width"):
+        with pytest.raises(ValueError, match=rf"found {edge}={px + 1}: expected a multiple of {px}"):
+            family(tmp_path, **{edge: px + 1})
+    assert family(tmp_path, num_frames=1)._pipeline is None
+
+
+def test_steps_of_flow_matching_are_not_spread_otherwise():
+    family = RECIPIENTS["ltx"]
+    with pytest.raises(ValueError, match=r"tiny_ltx: found timestep_spacing='trailing': expected null"):
+        family.of(family.tiny().pipeline, name="tiny_ltx", timestep_spacing="trailing")

@@ -15,8 +15,12 @@ import unreel.models
 from conftest import small_model
 from unreel.cache import TensorCache
 from unreel.models.animatediff import AnimateDiff
+from unreel.models.cogvideox import CogVideoX
+from unreel.models.ltx import LTX
 from unreel.models.model import Conditioning, Model
 from unreel.models.modelscope import ModelScope
+from unreel.models.pixart import PixArt
+from unreel.models.readings import states
 from unreel.models.roles import select
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
 from unreel.models.t5 import tiny_encoder, tiny_tokenizer
@@ -218,6 +222,29 @@ def test_a_denoiser_is_told_what_its_pipeline_tells_it(tiny):
     rows = [row for _, output in fed.calls[:2] for row in output]  # of guidance's two prompts, together or in turn
     assert any(torch.allclose(row, ours[0], atol=1e-5) for row in rows)
     assert not all(torch.allclose(row, ours[0], atol=1e-3) for row in rows), "the prompt makes no difference"
+
+
+@torch.no_grad()
+def test_a_reading_tells_all_that_a_family_does_to_a_prompt(tiny):
+    """The states under its own reading are what its pipeline gives the denoiser; of several encoders, the last tokens,
+    or the first channels.
+    """
+    texts = ["A  cat on the beach", "a drum"]
+    found, read = states(tiny, texts, tiny.reading)
+    wanted = tiny.encode_prompt(texts)["prompt_embeds"][:, -tiny.reading.max_length :, : found.shape[-1]]
+    assert torch.allclose(found[read], wanted[read], atol=1e-5)
+    assert bool(read.all()) == ("prompt_attention_mask" not in tiny.encode_prompt(texts))
+
+
+@torch.no_grad()
+def test_a_donor_reads_as_the_recipient_will():
+    donor, texts = PixArt.tiny(), ["a cat on the beach", "A drum"]
+    for recipient in (CogVideoX.tiny(), LTX.tiny()):
+        found, _ = states(donor, texts, recipient.reading)
+        wanted = recipient.encode_prompt(texts)["prompt_embeds"]
+        own = donor.encode_prompt(texts)["prompt_embeds"]
+        assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-5)
+        assert not torch.allclose(own[:, :4], found[:, :4], atol=1e-2), "the mask makes no difference"
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import test_models
 from conftest import configured, opened
 from test_safree import FORGET, RETAIN, make_edit, planted
 from unreel import training
@@ -157,7 +158,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(folder):
     assert saved(less) < saved(plain) / 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", test_models.FAMILIES)
 def test_all_families_take_what_is_common_and_no_more(family, folder):
     declared = arguments_of(f"{family.__module__}.{family.__name__}")
     assert set(Common.__annotations__) <= set(declared.types) and not declared.more
@@ -176,7 +177,20 @@ def test_timesteps_are_spread_as_asked_for(folder):
     assert spread["trailing"][0] == 999 and spread["leading"][0] < 999 and spread[None] == spread["leading"]
 
 
-@pytest.mark.parametrize("recipient", ["animatediff", "modelscope", "text2video_zero", "zoo_text2video_zero"])
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "animatediff",
+        "modelscope",
+        "text2video_zero",
+        "zoo_text2video_zero",
+        "latte",
+        "wan",
+        "ltx",
+        "cogvideox",
+        "mochi",
+    ],
+)
 def test_the_fast_preset_takes_less_than_half_the_steps_of_every_recipient(recipient):
     steps = {}
     for rendering in ("full", "fast"):

@@ -39,6 +39,7 @@ class CogVideoX(PipelineModel):
     denoiser = "transformer"
     latent_axis = 2  # of ours: the pipeline's own have the frames before the channels
     temporal = True
+    grid = (4, 16)
     projections = ("patch_embed.text_proj",)
 
     def __init__(

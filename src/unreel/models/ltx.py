@@ -43,6 +43,7 @@ class LTX(PipelineModel):
     latent_axis = 2
     steps_flows = True
     temporal = True
+    grid = (8, 32)
     encoded: ClassVar = {"prompt_embeds": 0, "prompt_attention_mask": 1}
     projections = ("caption_projection",)
 

@@ -37,6 +37,7 @@ class Mochi(PipelineModel):
     latent_axis = 2
     steps_flows = True
     temporal = True
+    grid = (6, 16)
     encoded: ClassVar = {"prompt_embeds": 0, "prompt_attention_mask": 1}
     projections = ("time_embed.caption_proj",)
 

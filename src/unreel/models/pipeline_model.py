@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from unreel.hashes import content_key, parameter_hashes
 from unreel.models import latents as vaes
@@ -23,11 +23,10 @@ from unreel.models.roles import select
 from unreel.models.running import (
     Common,
     check_common,
-    checkpointed,
+    check_grid,
     computes_bfloat16,
-    computing_in,
+    configured,
     frozen_copy,
-    kept_in_8_bits,
     placed,
     reads,
     scale_factor,
@@ -56,6 +55,8 @@ class PipelineModel(Model):
         steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
             place.
         temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
+        grid: of such a family: frames are one more than a multiple of the first, height and width multiples of the
+            second.
         encoded: what that returns: name in the conditioning -> place. Names are those that `attended` and `predict` of
             the family read.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
@@ -69,6 +70,7 @@ class PipelineModel(Model):
     latent_axis: ClassVar[int | None] = None
     steps_flows: ClassVar[bool] = False
     temporal: ClassVar[bool] = False
+    grid: ClassVar[tuple[int, int]] = (1, 1)
     encoded: ClassVar[Mapping[str, int]] = {"prompt_embeds": 0}
     projections: ClassVar[tuple[str, ...]] = ()
 
@@ -87,6 +89,8 @@ class PipelineModel(Model):
             counts = key.startswith("num_") or key in ("fps", "video_length")
             if counts and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: found {key}={value}: expected a whole number, 1 or more")
+        if self.temporal:
+            check_grid(name, num_frames, {key: options[key] for key in ("height", "width")}, *self.grid)
         given = sources[""][0] == _IN_MEMORY
         self.sources = {} if given else {key: source_options(*where, dtype) for key, where in sources.items()}
         self.options, self.name, self.dtype = dict(options), name, dtype
@@ -109,23 +113,11 @@ class PipelineModel(Model):
         """The pipeline, from `sources`."""
 
     def _prepared(self, pipeline: Any) -> Any:
-        for module in pipeline.components.values():
-            if isinstance(module, nn.Module):
-                module.eval().requires_grad_(False)
         try:
             pipeline.scheduler = schedules.prepared(pipeline.scheduler, self.steps_flows, self.timestep_spacing)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        denoiser = getattr(pipeline, self.denoiser)
-        if self.denoiser_dtype is not None:
-            computing_in(denoiser, getattr(torch, self.denoiser_dtype))
-        if self.denoiser_storage is not None:
-            kept_in_8_bits(denoiser)
-        if self.checkpointing:
-            checkpointed(denoiser, getattr(pipeline, self.shared_encoder))
-        if self.vae_slicing:
-            pipeline.vae.enable_slicing()
-        pipeline.set_progress_bar_config(disable=True)
+        configured(self, getattr(pipeline, self.denoiser), getattr(pipeline, self.shared_encoder), pipeline)
         return pipeline
 
     @property

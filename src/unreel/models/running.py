@@ -62,6 +62,26 @@ def check_common(given: Common) -> None:
         raise ValueError(told(error)) from None
 
 
+def check_grid(name: str, num_frames: int, edges: Mapping[str, int], frames: int, px: int) -> None:
+    """ValueError for clips of a size that a VAE and a denoiser cannot cut into their latents and patches.
+
+    Args:
+        name: of the model.
+        num_frames: F, which is to be 1 and a multiple of `frames`.
+        edges: height and width in px, multiples of `px`.
+        frames, px: of the family.
+    """
+    if (num_frames - 1) % frames:
+        least = num_frames - (num_frames - 1) % frames
+        raise ValueError(
+            f"{name}: found num_frames={num_frames}: expected one more than a multiple of {frames}, as {least} or"
+            f" {least + frames}"
+        )
+    for key, edge in edges.items():
+        if edge % px or not edge:
+            raise ValueError(f"{name}: found {key}={edge}: expected a multiple of {px}")
+
+
 def checkpointed(denoiser: nn.Module, text_encoder: nn.Module) -> None:
     """Switches checkpointing on in both; all else of them stays in eval mode."""
     denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -78,26 +98,50 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         floats = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(to) if floats else tuple(cast(v, to) for v in value) if isinstance(value, tuple) else value
 
+    given = [dtype]  # of the tensors that it was last called with
+
     def before(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        given[0] = (args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]).dtype
         return cast(args, dtype), {name: cast(value, dtype) for name, value in kwargs.items()}
 
-    def after(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        given = (args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]).dtype
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
-            return cast(output, given)
-        output.sample = cast(output.sample, given)
+            return cast(output, given[0])
+        output.sample = cast(output.sample, given[0])
         return output
 
     if next(module.parameters()).dtype != dtype:
         module.to(dtype)
     module.register_forward_pre_hook(before, with_kwargs=True)
-    module.register_forward_hook(after, with_kwargs=True)
+    module.register_forward_hook(after)
     return module
 
 
 def kept_in_8_bits(denoiser: nn.Module) -> None:
     """Keeps weights as float8_e4m3fn and casts each layer's, while it computes, to the dtype that they have now."""
     denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn)  # type: ignore[operator]
+
+
+def configured(asked: Any, denoiser: nn.Module, text_encoder: nn.Module, pipeline: Any) -> None:
+    """Freezes a pipeline, silences it, and has it run as asked.
+
+    Args:
+        asked: has the attributes of Common.
+        denoiser, text_encoder: of the pipeline.
+        pipeline: not on its device yet.
+    """
+    for module in pipeline.components.values():
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False)
+    if asked.denoiser_dtype is not None:
+        computing_in(denoiser, getattr(torch, asked.denoiser_dtype))
+    if asked.denoiser_storage is not None:
+        kept_in_8_bits(denoiser)
+    if asked.checkpointing:
+        checkpointed(denoiser, text_encoder)
+    if asked.vae_slicing:
+        pipeline.vae.enable_slicing()
+    pipeline.set_progress_bar_config(disable=True)
 
 
 def source_options(folder: str | Path, revision: str | None, dtype: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Reference: Enze Xie et al., "SANA: Efficient High-Resolution Image Synthesis wit
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
@@ -70,8 +70,9 @@ class Sana(PipelineModel):
     @property
     def reading(self) -> Reading:
         template = "\n".join(self.options["complex_human_instruction"]) + "{}"
-        length = self.options["max_sequence_length"]
-        return Reading(length, masked=True, template=template, cleaning="lower", pads="masked")
+        length, lines = self.options["max_sequence_length"], self.options["complex_human_instruction"]
+        keeps: Literal["all", "ends"] = "ends" if lines else "all"
+        return Reading(length, masked=True, template=template, cleaning="lower", keeps=keeps, pads="masked")
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

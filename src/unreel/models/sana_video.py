@@ -5,7 +5,7 @@ arXiv 2509.24695.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan, DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
@@ -21,8 +21,8 @@ from unreel.validation import ModelFolder
 class SanaVideo(PipelineModel):
     """Clips by a SanaVideoPipeline.
 
-    Prompts are made lower case, and no more: `clean_caption` of the pipeline, which needs beautifulsoup4, is off. How much
-    is to move is said in the prompt itself, as its authors do: "... motion score: 30.".
+    Prompts are made lower case, and no more: `clean_caption` of the pipeline, which needs beautifulsoup4, is off. How
+    much is to move is said in the prompt itself, as its authors do: "... motion score: 30.".
 
     Args:
         folder: a local diffusers folder or a hub id.
@@ -76,8 +76,9 @@ class SanaVideo(PipelineModel):
     @property
     def reading(self) -> Reading:
         template = "\n".join(self.options["complex_human_instruction"]) + "{}"
-        length = self.options["max_sequence_length"]
-        return Reading(length, masked=True, template=template, cleaning="lower", pads="masked")
+        length, lines = self.options["max_sequence_length"], self.options["complex_human_instruction"]
+        keeps: Literal["all", "ends"] = "ends" if lines else "all"
+        return Reading(length, masked=True, template=template, cleaning="lower", keeps=keeps, pads="masked")
 
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         lines, length = self.options["complex_human_instruction"], self.options["max_sequence_length"]

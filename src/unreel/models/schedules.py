@@ -39,8 +39,13 @@ def prepared(scheduler: Any, steps_flows: bool, timestep_spacing: str | None) ->
         )
     if (found := prediction_type(scheduler)) not in PREDICTIONS:
         raise ValueError(f"found prediction type {found!r}: expected {', '.join(PREDICTIONS)}")
-    if timestep_spacing is None or is_flow(scheduler):  # which spreads steps by its sigmas, from pure noise on
+    if timestep_spacing is None:
         return scheduler
+    if steps_flows and found == "flow_prediction":
+        raise ValueError(
+            f"found timestep_spacing={timestep_spacing!r}: expected null, as its steps of flow matching are spread by"
+            " their share of noise"
+        )
     return type(scheduler).from_config(scheduler.config, timestep_spacing=timestep_spacing)
 
 

@@ -35,6 +35,7 @@ class Wan(PipelineModel):
     latent_axis = 2
     steps_flows = True
     temporal = True
+    grid = (4, 16)
     projections = ("condition_embedder.text_embedder",)
 
     def __init__(

@@ -1,0 +1,48 @@
+"""Readings: what one text encoder makes of texts under the reading of any model that holds it too."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from torch import Tensor
+
+from unreel.models.model import Model, Reading
+
+CLEANINGS: Mapping[str, Callable[[str], str]] = {
+    "": lambda text: text, "lower": lambda text: text.lower().strip(), "ftfy": prompt_clean
+}  # fmt: skip
+
+
+def states(model: Model, texts: Sequence[str], reading: Reading) -> tuple[Tensor, Tensor]:
+    """The text encoder's states of B texts as a model with this reading has them, with gradient where it is trained.
+
+    Args:
+        model: whose `text_encoder` and tokenizer read.
+        texts: the prompts.
+        reading: its own, or that of a model which holds the same text encoder.
+
+    Returns:
+        States (B, L, D), and which of them the denoiser reads as the text's, (B, L) booleans: of all places where the
+        padding is read too.
+
+    Raises:
+        ValueError: for a reading that cleans texts in a way that is not known here.
+    """
+    if reading.cleaning not in CLEANINGS:
+        raise ValueError(f"found a reading with cleaning={reading.cleaning!r}: expected {', '.join(CLEANINGS)}")
+    said = [reading.template.format(CLEANINGS[reading.cleaning](text)) for text in texts]
+    most = reading.max_length
+    if reading.keeps == "ends":
+        most += len(model.tokenizer.encode(reading.template.partition("{}")[0])) - 2
+    read = model.tokenizer(said, padding="max_length", truncation=True, max_length=most, return_tensors="pt")
+    ids, mask = read.input_ids.to(model.device), read.attention_mask.to(model.device)
+    encoder = model.components["text_encoder"]
+    found = encoder(ids, attention_mask=mask if reading.masked else None, output_hidden_states=True)
+    last = reading.hidden_state == -1 and reading.normed
+    embeds = found.last_hidden_state if last else found.hidden_states[reading.hidden_state]
+    if reading.keeps == "ends":
+        kept = [0, *range(-reading.max_length + 1, 0)]
+        embeds, mask = embeds[:, kept], mask[:, kept]
+    if reading.pads == "zero":
+        embeds = embeds * mask[..., None]
+    return embeds, mask.bool() if reading.pads == "masked" else torch.ones_like(mask, dtype=torch.bool)
