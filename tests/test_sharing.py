@@ -64,7 +64,10 @@ def test_an_edit_of_t5_goes_from_images_to_clips_and_not_to_another_t5_nor_to_cl
     other.pipeline.text_encoder.config.relative_attention_num_buckets = 16
     with pytest.raises(ValueError, match=r"than tiny_pixart: relative_attention_num_buckets is 16"):
         planned("few_shot", donor, [other])
-    with pytest.raises(ValueError, match="tiny_stable_diffusion has another tokenizer vocabulary than tiny_pixart"):
+    with pytest.raises(
+        ValueError,
+        match="has another text encoder than tiny_pixart: model_type is clip_text_model, not t5",
+    ):
         planned("few_shot", donor, [recipient, StableDiffusion.tiny()])
 
 

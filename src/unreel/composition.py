@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unreel.hashes import differing, tensor_hash
+from unreel.low_rank import Factors, change_of, names_of, weight_of, weights_of
 from unreel.weights import listed
 
 Tensors = Mapping[str, Tensor]
@@ -41,7 +42,8 @@ def summed(first: tuple[Tensors, Hashes], second: tuple[Tensors, Hashes]) -> tup
             continue
         where = f"in the {key.replace('_', ' ')} "
         if not (differ := _differing(key, mine, theirs)):
-            both = [n for n in _of(key, tensors) if n in others and not torch.equal(tensors[n], others[n])]
+            mine_too = set(weights_of(_of(key, tensors)))
+            both = [n for n in weights_of(_of(key, others)) if n in mine_too and not _alike(n, tensors, others)]
             if both:
                 raise ValueError(
                     f"these edits cannot be added: {where}both change {listed(both, len(mine))} of the same weights;"
@@ -53,11 +55,34 @@ def summed(first: tuple[Tensors, Hashes], second: tuple[Tensors, Hashes]) -> tup
                     "these edits cannot be added in this order: the first was made on a model that holds the second;"
                     " expected second + first"
                 )
+            if any(weight_of(name) != name for name in _of(key, tensors)):
+                raise ValueError(
+                    f"these edits cannot be added: {where}the first holds low-rank factors, and the second belongs to"
+                    " other weights than the first was made from; expected both to be made from the same weights"
+                )
             raise ValueError(
                 f"these edits cannot be added: {where}they belong to other weights, {listed(differ, len(mine))} differ;"
                 " expected edits of the same model"
             )
-    return {**tensors, **others}, {**base, **{n: d for n, d in other_base.items() if n not in base}}
+    return _on_top(tensors, others), {**base, **{n: d for n, d in other_base.items() if n not in base}}
+
+
+def _on_top(tensors: Tensors, others: Tensors) -> dict[str, Tensor]:
+    """The tensors of both; factors that change a weight to which the first edit gave a new value are added to that."""
+    both = {**tensors, **others}
+    for weight in weights_of(others):
+        change = change_of(others, weight)
+        if isinstance(change, Factors) and weight in tensors:
+            both[weight] = change.added_to(tensors[weight])
+            for name in names_of(weight):
+                del both[name]
+    return both
+
+
+def _alike(weight: str, tensors: Tensors, others: Tensors) -> bool:
+    """Whether two edits give a weight the same new value, or the same factors."""
+    names = [name for name in (weight, *names_of(weight)) if name in tensors or name in others]
+    return all(name in tensors and name in others and torch.equal(tensors[name], others[name]) for name in names)
 
 
 def _of(key: str, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from unreel.composition import summed
 from unreel.erased import parts_of
 from unreel.files import whole
 from unreel.hashes import plain_name, tensor_hash
+from unreel.low_rank import Factors, change_of, misfit, weight_of, weights_of
 from unreel.metadata import FORMATS, parse, seal
 from unreel.weights import components_of, hashes_of, is_finite, listed, unshared
 
@@ -33,7 +34,8 @@ class Edit:
     """What a method changed, and which weights it belongs to. It is data, never a program.
 
     Attributes:
-        tensors: "component/parameter" -> new value; "attached/..." -> a tensor of what the method attaches.
+        tensors: "component/parameter" -> new value, or the low-rank factors of a change (`unreel.low_rank`);
+            "attached/..." -> a tensor of what the method attaches.
         base: "component/parameter" -> hash of the value before, of all parameters of the components it changes.
         method: stem of the YAML in conf/method that made it; its class attaches what is more than changed weights.
         settings: what is attached, beside its tensors; JSON. Empty where changed weights are all.
@@ -90,6 +92,16 @@ class Edit:
     def components(self) -> tuple[str, ...]:
         """The components whose weights it changes."""
         return tuple(dict.fromkeys(name.partition("/")[0] for name in self.base))
+
+    @property
+    def changed(self) -> list[str]:
+        """The weights "component/parameter" that it changes, by new values or by low-rank factors."""
+        return weights_of(name for name in self.tensors if not name.startswith(ATTACHED))
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether it holds low-rank factors in the place of some weights' new values."""
+        return any(weight_of(name) != name for name in self.tensors)
 
     @property
     def is_attached(self) -> bool:
@@ -167,12 +179,9 @@ class Edit:
         shapes = {
             f"{key}/{plain_name(n)}": p.shape for key in self.components for n, p in components[key].named_parameters()
         }
-        for name, tensor in self.tensors.items():
-            if not name.startswith(ATTACHED) and tensor.shape != shapes.get(name):
-                raise ValueError(
-                    f"the edit is damaged: found {name[:100]} of shape {tuple(tensor.shape)}: expected"
-                    f" {tuple(shapes[name]) if name in shapes else 'no such tensor'}; make the edit again"
-                )
+        own = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(ATTACHED)}
+        if said := misfit(own, shapes):
+            raise ValueError(f"the edit is damaged: {said}; make the edit again")
         if self.is_attached:
             made_by = method_named(self.method)
             kinds, found = made_by.attaches, self.settings
@@ -196,12 +205,12 @@ class Edit:
                 found["text_encoder"] = own
         return found
 
-    def _changes(self, target: Any) -> list[tuple[nn.Parameter, Tensor]]:
-        """(parameter, new value) pairs."""
+    def _changes(self, target: Any) -> list[tuple[nn.Parameter, Tensor | Factors]]:
+        """(parameter, new value or factors of its change) pairs."""
         components, pairs = self._components(target), []
         for key in self.components:
             for name, parameter in components[key].named_parameters():
-                value = self.tensors.get(f"{key}/{plain_name(name)}")
+                value = change_of(self.tensors, f"{key}/{plain_name(name)}")
                 if value is not None:
                     pairs.append((parameter, value))
         return pairs
@@ -213,9 +222,7 @@ class Edit:
             ValueError: when its weights are not the ones that the edit was made from; nothing is changed then.
         """
         self.check(target)
-        with torch.no_grad():
-            for parameter, value in self._changes(target):
-                parameter.copy_(value)
+        _write(self._changes(target))
         if self.is_attached:
             stack = ExitStack()
             stack.enter_context(self._attached(target))
@@ -251,9 +258,9 @@ def load_sum(paths: Sequence[str]) -> Edit:
 
 
 @torch.no_grad()
-def _write(changes: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+def _write(changes: Sequence[tuple[nn.Parameter, Tensor | Factors]]) -> None:
     for parameter, value in changes:
-        parameter.copy_(value)
+        parameter.copy_(value.added_to(parameter) if isinstance(value, Factors) else value)
 
 
 def method_named(stem: str) -> Any:

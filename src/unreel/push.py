@@ -20,7 +20,17 @@ from unreel.status import read_status
 
 GIVEN = {"repo": None, "private": True}
 _USAGE = "expected python -m unreel.push RUN_FOLDER repo=USER/NAME"
-_SENT = ("README.md", "edit.safetensors", "text_encoder/*", "unet/*", "transformer/*", "lora/*", "comfyui/*/*")
+_SENT = (
+    "README.md",
+    "edit.safetensors",
+    "text_encoder/*",
+    "text_encoder_2/*",
+    "text_encoder_3/*",
+    "unet/*",
+    "transformer/*",
+    "lora/*",
+    "comfyui/*/*",
+)
 
 
 def files_of(run: Path) -> list[str]:

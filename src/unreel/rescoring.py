@@ -45,7 +45,7 @@ def rescore(config: DictConfig) -> Path:
             if config.one_model_at_a_time:
                 recipient.release()
         share = Share(exporting.plainest(recipients) if exports or attacks else recipients[0], recipients)
-        exporting.check(exports, share.maker, list(edit.tensors))
+        exporting.check(exports, share.maker, edit.changed)
         assembly.check_attacks(attacks, [share], config.one_model_at_a_time)
         phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:

@@ -3,19 +3,25 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from unreel.methods.method import Method
-from unreel.models.model import Model, Reading
+from unreel.models.model import Model
+from unreel.models.outline import Encoder, deaf, outlined
 from unreel.weights import hashes_of, unshared
 
 _log = logging.getLogger(__name__)
-# what decides, beside its weights, what a text encoder makes of a text: of CLIP and language models, then of T5
-_READ_BY = (
-    "model_type", "num_hidden_layers", "hidden_size", "hidden_act", "layer_norm_eps", "max_position_embeddings",
-    "num_heads", "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-)  # fmt: skip
+
+
+class Unshared(ValueError):
+    """An edit does not fit a recipient, and cannot be made on it either.
+
+    Attributes:
+        recipient: its name.
+    """
+
+    def __init__(self, said: str, recipient: str) -> None:
+        super().__init__(said)
+        self.recipient = recipient
 
 
 @dataclass(frozen=True)
@@ -25,32 +31,23 @@ class Held:
     Attributes:
         donor: its name.
         base: "component/parameter" -> hash of the donor's weights, of these components.
-        vocabulary: of its tokenizer, of an edit of the text encoder; otherwise None.
-        read_by: the text encoder's kind, depth, activation, norm's epsilon and places of tokens, likewise.
-        reading: how the donor reads prompts, likewise.
+        encoder: all else that decides what its text encoder makes of a text, of an edit of that; otherwise None.
     """
 
     donor: str
     base: Mapping[str, str]
-    vocabulary: Mapping[str, int] | None
-    read_by: Mapping[str, Any]
-    reading: Reading | None
+    encoder: Encoder | None
 
     @classmethod
     def by(cls, donor: Model, components: Sequence[str]) -> "Held":
         """What the donor holds."""
         base, own = hashes_of(donor.components, components), "text_encoder" in components
-        vocabulary, reading = (donor.tokenizer.get_vocab(), donor.reading) if own else (None, None)
-        return cls(donor.name, base, vocabulary, _read_by(donor, own), reading)
+        return cls(donor.name, base, Encoder.of(donor) if own else None)
 
     def differs(self, recipient: Model) -> str:
         """What keeps the edit out of a recipient; "" when nothing does."""
-        own = self.vocabulary is not None
-        if own and recipient.tokenizer.get_vocab() != self.vocabulary:
-            return f"{recipient.name} has another tokenizer vocabulary than {self.donor}: no edit can be shared"
-        for key, theirs in _read_by(recipient, own).items():
-            if theirs != (ours := self.read_by[key]):
-                return f"{recipient.name} has another text encoder than {self.donor}: {key} is {theirs}, not {ours}"
+        if self.encoder is not None and (said := self.encoder.differs(Encoder.of(recipient))):
+            return said
         try:
             said = unshared(self.base, recipient.components)
         except ValueError as error:  # it is quantised
@@ -58,10 +55,6 @@ class Held:
         if said:
             return f"{recipient.name} holds other weights than {self.donor}: {said}"
         return ""
-
-
-def _read_by(model: Model, told: bool) -> dict[str, Any]:
-    return {key: getattr(model.components["text_encoder"].config, key, None) for key in _READ_BY if told}
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,38 @@ class Share:
     maker: Model
     recipients: list[Model]
     makers: Sequence[Model] = ()
+
+
+def _unshared(why: str, donor: Model, recipient: Model, method: Method) -> Unshared:
+    return Unshared(
+        f"{why}; method {method.name} learns from {', '.join(sorted(method.needs))} of {donor.name} and cannot"
+        f" run on {recipient.name} itself: choose a recipient that shares the donor's weights",
+        recipient.name,
+    )
+
+
+def check_outlines(donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str]) -> None:
+    """Unshared for a recipient that an edit of the text encoder cannot fit, told before any weights are read.
+
+    Configs, tokenizers and names of tensors tell most wrong pairs in a second. Models that are not on this machine yet
+    are not looked at.
+    """
+    ours = outlined(donor)
+    for recipient in recipients if ours is not None else []:
+        theirs = outlined(recipient)
+        if theirs is None:
+            continue
+        assert ours is not None
+        if why := Encoder.of(ours).differs(Encoder.of(theirs)):
+            raise _unshared(why, donor, recipient, method)
+        if why := deaf(theirs, roles):
+            raise _unshared(why, donor, recipient, method)
+
+
+def _held(donor: Model, member: Method, roles: Sequence[str]) -> Held:
+    """What a recipient has to hold to get a member's edit: the components that it edits, and those of its roles."""
+    touched = [name.partition("/")[0] for name in donor.select(roles)]
+    return Held.by(donor, list(dict.fromkeys([*member.edits, *touched])))
 
 
 def plan(
@@ -97,9 +122,11 @@ def plan(
         ValueError: when it fits nowhere, or for a recipient that has other weights and on which the method cannot run,
             saying what differs.
     """
+    if "text_encoder" in method.edits and method.needs:
+        check_outlines(donor, recipients, method, roles)
     method.check(donor, roles)
     members = [(member, method.roles_of(member, donor, roles)) for member in method.members]
-    held = [Held.by(donor, member.edits) if member.edits else None for member, _ in members]
+    held = [_held(donor, member, own) if member.edits else None for member, own in members]
     alike, alone, loaded = Share(donor, [], [donor] * len(members)), [], donor
     for recipient in recipients:
         if one_at_a_time:
@@ -109,13 +136,10 @@ def plan(
         for (member, own), theirs in zip(members, held, strict=True):
             why = theirs.differs(recipient) if theirs else ""
             if why and member.needs:
-                raise ValueError(
-                    f"{why}; method {member.name} learns from {', '.join(sorted(member.needs))} of {donor.name} and"
-                    f" cannot run on {recipient.name} itself: choose a recipient that shares the donor's weights"
-                )
+                raise _unshared(why, donor, recipient, member)
             if why or not theirs:  # it is edited itself, or the method attaches itself to its pipeline
                 member.check(recipient, own)
-            elif theirs.reading and (how := theirs.reading.differs(recipient.reading)):
+            elif theirs.encoder and (how := theirs.encoder.reads_otherwise(Encoder.of(recipient))):
                 _log.warning(
                     f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"
                 )

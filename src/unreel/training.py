@@ -1,9 +1,6 @@
 """A run, from shots to report: concept -> shots -> method -> edit -> clips -> scores -> report."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +10,22 @@ from omegaconf import DictConfig, OmegaConf
 from unreel import assembly
 from unreel.attacking import Attacking
 from unreel.attacks.attack import Attack
-from unreel.callbacks import RenderClips
 from unreel.captions import TrainingCaptions
 from unreel.door import built
 from unreel.edits import Edit
-from unreel.evaluation import Evaluation
 from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
+from unreel.known import fitting
 from unreel.libraries import prepare_libraries
+from unreel.making import Making, changes_of, check_onto, load_onto, lora_of
+from unreel.methods.lora import LoRA
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
 from unreel.models.model import Model
 from unreel.page import write_report
 from unreel.prompts import Questions
 from unreel.runs import Run, is_first_process
-from unreel.sharing import Share, plan
+from unreel.sharing import Share, Unshared, plan
 from unreel.shots import Shots
 from unreel.terminal import announce, print_result, told_of, was_done
 
@@ -48,6 +46,7 @@ class Parts:
     run: Run
     exports: list[str]
     onto: Edit | None
+    lora: LoRA | None
 
 
 def opened(config: DictConfig, questions: Questions) -> Parts:
@@ -60,6 +59,7 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
         raise ValueError(
             f"{pictures[0]} is an image: method {method.name} learns from clips; expected mp4, webm or gif"
         )
+    lora = lora_of(config, method)
     assembly.check_processes(config, method, len(captions), device)
     assembly.check_trainer(config)
     exports = exporting.wanted_of(config, method.edits, bool(method.attaches))
@@ -71,25 +71,9 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     steps = method.most_steps(len(captions), config.shots)
     parts = [donor, *recipients, judge, method, *method.members, *metrics, *attacks, *([Attacking] if attacks else [])]
     run = assembly.run_of(config, questions, parts, [shots.content, *([onto.hash] if onto else [])], steps)
-    return Parts(questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports, onto)
-
-
-def load_onto(config: DictConfig, method: Method) -> Edit | None:
-    """The edit of `onto`, if one is given. ValueError for one that nothing can be trained on top of."""
-    if config.onto is None:
-        return None
-    onto = Edit.load(config.onto)
-    if onto.is_attached:
-        raise ValueError(
-            f"found onto={config.onto}, made by {onto.method}, which acts while the pipeline samples: expected an edit"
-            " that changes weights; make the new one without `onto`, and evaluate.py edit=[A,B]"
-        )
-    if method.attaches:
-        raise ValueError(
-            f"found onto={config.onto} for {method.name}, which attaches itself: expected method=NAME of one that"
-            " changes weights; or make its edit without `onto`, and evaluate.py edit=[A,B]"
-        )
-    return onto
+    return Parts(
+        questions, captions, shots, method, donor, recipients, judge, metrics, attacks, run, exports, onto, lora
+    )
 
 
 def train(config: DictConfig, questions: Questions) -> Path:
@@ -106,10 +90,10 @@ def train(config: DictConfig, questions: Questions) -> Path:
 
     announce(run, questions.concepts)
     with run.timed("loading") as phase:
-        shares = plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+        shares = planned(config, parts)
         check_onto(parts.onto, shares, config.one_model_at_a_time)
-        for share in shares if parts.exports else []:
-            exporting.check(parts.exports, share.maker, share.maker.select(config.parameters.roles))
+        for share in shares if parts.exports or parts.lora else []:
+            exporting.check(parts.exports, share.maker, changes_of(parts.lora, share.maker, config.parameters.roles))
             if config.one_model_at_a_time:
                 share.maker.release()
         assembly.check_attacks(parts.attacks, shares, config.one_model_at_a_time)
@@ -121,7 +105,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
             evaluation = assembly.evaluation_of(
                 config, questions, parts.recipients, parts.judge, parts.metrics, run, loggers
             )
-            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots)
+            task = Task(parts.captions, list(config.parameters.roles), config.seed, parts.shots, lora=parts.lora)
             attacking = Attacking(evaluation, parts.attacks, parts.captions, config.seed)
             carry_out(config, run, attacking, parts, task, shares)
         elif is_first_process():  # it is finished: exports that were not asked for then
@@ -132,57 +116,12 @@ def train(config: DictConfig, questions: Questions) -> Path:
     return run.folder
 
 
-def check_onto(onto: Edit | None, shares: Sequence[Share], one_at_a_time: bool) -> None:
-    """ValueError for a model that cannot hold the edit on top of which it is to be trained, or that is to get it."""
-    if onto is None:
-        return
-    for model in dict.fromkeys(model for share in shares for model in (*share.makers, *share.recipients)):
-        try:
-            onto.check(model)
-        except ValueError as error:
-            raise ValueError(f"{model.name} and the edit of `onto`: {error}") from None
-        if one_at_a_time:
-            model.release()
-
-
-@dataclass
-class Making:
-    """Makes the edits of a run: each part once on each model, whichever shares get it.
-
-    Attributes:
-        config, evaluation, task: of the run.
-        method: its members make the parts.
-        shares: who is edited for whom.
-        onto: what the models hold already, if anything.
-    """
-
-    config: DictConfig
-    evaluation: Evaluation
-    task: Task
-    method: Method
-    shares: Sequence[Share]
-    onto: Edit | None
-    made: dict[tuple[int, Model], Edit] = field(default_factory=dict)
-
-    def edit(self, share: Share, where: Path) -> Edit:
-        """The edit of a share, without what it is on top of; checkpoints and logs are in the folder `where`."""
-        members = self.method.members
-        for place, maker in enumerate(share.makers):
-            if (place, maker) not in self.made:
-                below = where if len(members) == 1 else where / "parts" / members[place].name
-                with self.onto.applied(maker) if self.onto else nullcontext():
-                    self.made[place, maker] = self._part(place, maker, below)
-        return self.method.joined([self.made[each] for each in enumerate(share.makers)])
-
-    def _part(self, place: int, maker: Model, where: Path) -> Edit:
-        member = self.method.members[place]
-        names = [r.name for share in self.shares if share.makers[place] is maker for r in share.recipients]
-        looks = RenderClips(self.evaluation, names, self.config.evaluation.at_steps, self.onto)
-        return member.erase(maker, replace(
-            self.task, roles=self.method.roles_of(member, maker, self.task.roles),
-            trainer=partial(assembly.trainer_of, self.config, where, self.evaluation.loggers, looks),
-            checkpoint=assembly.checkpoint_in(where),
-        ))  # fmt: skip
+def planned(config: DictConfig, parts: Parts) -> list[Share]:
+    """Who is edited for whom. ValueError where an edit does not fit, with the known donors that would do."""
+    try:
+        return plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+    except Unshared as error:
+        raise ValueError(f"{error}; {fitting(error.recipient, config.t2v)}") from None
 
 
 def carry_out(

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from unreel.edits import Edit
 from unreel.files import whole_folder
 from unreel.hashes import plain_name
+from unreel.low_rank import Factors, change_of
 from unreel.weights import components_of
 
 _ALPHA = 1.0
@@ -93,32 +94,44 @@ def _spelled(key: str, down: Tensor, up: Tensor, like: Tensor) -> dict[str, Tens
 def write(model: Any, edit: Edit, keeps: float, name: str, folder: Path) -> None:
     """Writes NAME.safetensors, in the precision of the model, with what it loses in its metadata.
 
+    Factors that the edit holds itself are written as they are, and lose nothing.
+
     Args:
         model: with the weights that the edit was made from.
         edit: what is written.
-        keeps: share of the squared change that each matrix keeps, in (0, 1].
+        keeps: share of the squared change that each other matrix keeps, in (0, 1].
         name, folder: of the file.
 
     Raises:
         ValueError: as `check` does.
     """
-    check(model, edit.tensors)
+    check(model, edit.changed)
     held, found = _held(model), components_of(model)
     before = {f"{key}/{plain_name(n)}": p for key in edit.components for n, p in found[key].named_parameters()}
     asked = kept = 0.0
     tensors: dict[str, Tensor] = {}
     ranks, lost = [], []
-    for key, value in sorted(edit.tensors.items()):
-        old = before[key].detach()
-        change = value.to(old.device).float() - old.float()
-        asked += float(change.double().square().sum())
-        if key in held and change.any():
-            down, up = factors(change.flatten(1), keeps)
-            kept += float((up @ down).double().square().sum())  # parts of an SVD are orthogonal: shares add up
-            ranks.append(len(down))
-            tensors |= _spelled(key, down, up, old)
-        elif change.any():
+    for key in sorted(edit.changed):
+        old, value = before[key].detach(), change_of(edit.tensors, key)
+        assert value is not None
+        if isinstance(value, Factors):
+            down, up = value.down.float(), value.up.float()
+            size = float(((up.T @ up) * (down @ down.T)).double().sum())  # the squared norm of B A
+        else:
+            change = value.to(old.device).float() - old.float()
+            size = float(change.double().square().sum())
+        asked += size
+        if not size:
+            continue
+        if key not in held:
             lost.append(key)
+            continue
+        if not isinstance(value, Factors):
+            down, up = factors(change.flatten(1), keeps)
+            size = float((up @ down).double().square().sum())  # parts of an SVD are orthogonal: shares add up
+        kept += size
+        ranks.append(len(down))
+        tensors |= _spelled(key, down, up, old)
     if not tensors:
         raise ValueError("export=lora: found no matrix that the edit changes: leave lora out")
     outputs = [key for key in sorted(held) if key.startswith("text_encoder/") and key.endswith(".out_proj.weight")]

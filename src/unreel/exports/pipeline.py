@@ -11,32 +11,24 @@ told `safety_checker=None, feature_extractor=None`; `absent_parts` names such ar
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import snapshot_download
 
 from unreel.edits import Edit
 from unreel.exports.components import file_name, name_in
 from unreel.files import whole_folder, write_text
+from unreel.models.outline import folder_of
 
 _INDEX = "model_index.json"
 _LINKED = (".json", ".txt", ".model", ".safetensors")  # no pickles
 _WRITTEN = ("scheduler",)  # what models may have changed since it was loaded, or may not have had in a folder
 
 
-def _folder_of(source: Mapping[str, Any]) -> Path:
-    """Where the files of a source are: a local folder, or its snapshot in the hub's cache."""
-    where = source["pretrained_model_name_or_path"]
-    if source["local_files_only"]:
-        return Path(where).absolute()
-    return Path(snapshot_download(where, revision=source["revision"], local_files_only=True))
-
-
 def _sources(model: Any, parts: Sequence[str]) -> dict[str, Path]:
     """Part of the pipeline -> the folder that it was loaded from, of those that have one."""
-    folders = {key: _folder_of(source) for key, source in getattr(model, "sources", {}).items()}
+    told = {key: folder_of(source) for key, source in getattr(model, "sources", {}).items()}
+    folders = {key: folder for key, folder in told.items() if folder is not None}
     found = {part: folders[part] if part in folders else folders[""] / part for part in parts if folders}
     return {part: folder for part, folder in found.items() if folder.is_dir()}
 

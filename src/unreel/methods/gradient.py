@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from unreel.batches import Batches, BatchSizes, Step
 from unreel.edits import ATTACHED, Edit, hashes_of
 from unreel.methods.guard import Guard, GuardRails, State, distance
+from unreel.methods.lora import LowRank
 from unreel.methods.method import Method, Task
 from unreel.models.model import Model
 from unreel.models.roles import split_name
@@ -108,6 +109,8 @@ class GradientMethod(Method):
             module.restore(module.before)
             for parameter in module.trained.values():
                 parameter.requires_grad_(False)
+            if module.low_rank is not None:
+                module.low_rank.take_out()
 
 
 class LookAtDonor(pl.Callback):
@@ -126,7 +129,7 @@ class LookAtDonor(pl.Callback):
 
 
 class ErasureModule(pl.LightningModule):
-    """Trains the chosen parameters of a model, or a module that the method brings along; all else is frozen.
+    """Trains the chosen parameters of a model, factors beside them, or what the method brings; all else is frozen.
 
     Args:
         method: gives the loss.
@@ -140,12 +143,16 @@ class ErasureModule(pl.LightningModule):
         self.brought = method.brings(model, task)
         names = model.select(task.roles) if self.brought is None else []
         touched = sorted({split_name(name)[0] for name in names})
-        self.reference = model.reference(touched)
+        self.reference = model.reference(touched, shared=task.lora is not None)
+        self.base = hashes_of(model.components, touched) if task.lora is not None else {}
+        self.low_rank = LowRank(task.lora, model, task.roles, task.seed) if task.lora is not None else None
         self.touched = nn.ModuleDict({key: model.components[key] for key in touched})
         every = {f"{k}/{n}": p for k, module in self.touched.items() for n, p in module.named_parameters()}
         if self.brought is not None:
             own = self.brought.to(model.device).named_parameters()
             every = {f"{ATTACHED}{name}": p for name, p in own}
+        if self.low_rank is not None:
+            names, every = [], dict(self.low_rank.parameters)
         self.trained = {name: every[name].requires_grad_(True) for name in names or every}
         self.before = self.state()
         shots = task.shots if "shots" in method.needs else None
@@ -207,7 +214,8 @@ class ErasureModule(pl.LightningModule):
         if rails is None or (step % rails.guard.check_every and step != self.trainer.max_steps):
             return
         agreed = self.trainer.strategy.broadcast
-        scalars, stopped = rails.look(step, self.state, self.restore, self.before, agreed)
+        before = self.before if self.low_rank is None else self.low_rank.origin(self.before)
+        scalars, stopped = rails.look(step, self.state, self.restore, before, agreed)
         for logger in self.trainer.loggers:
             logger.log_metrics({f"donor/{name}": value for name, value in scalars.items()}, step=step)
         if stopped:
@@ -251,4 +259,6 @@ class ErasureModule(pl.LightningModule):
             tensors = {name: p.detach().cpu().clone() for name, p in self.trained.items()}
             base = hashes_of(self.model.components, self.method.edits)
             return Edit(tensors, base, self.method.name, self.method.settings(self.task))
+        if self.low_rank is not None:
+            return Edit(self.low_rank.tensors(), self.base, self.method.name)
         return Edit.between(self.reference, self.model, list(self.touched), self.method.name)

@@ -36,13 +36,13 @@ from unreel.vocabulary import say
 
 
 def last_projection(model: Model) -> nn.Module:
-    """The output projection of a text encoder's last self-attention, in CLIP or T5. ValueError where there is none."""
+    """The output projection of a text encoder's last self-attention, in CLIP, T5 or Gemma. ValueError without one."""
     encoder = model.components["text_encoder"]
-    outputs = (".self_attn.out_proj", ".SelfAttention.o")
+    outputs = (".self_attn.out_proj", ".SelfAttention.o", ".self_attn.o_proj")
     found = [module for name, module in encoder.named_modules() if name.endswith(outputs)]
     if not found:
         raise ValueError(
-            f"{model.name}: found no self_attn.out_proj in its text encoder: HiRM expects one of CLIP or T5"
+            f"{model.name}: found no self_attn.out_proj in its text encoder: HiRM expects one of CLIP, T5 or Gemma"
         )
     return found[-1]
 

@@ -16,6 +16,7 @@ import torch
 
 from unreel.captions import TrainingCaptions
 from unreel.edits import Edit
+from unreel.methods.lora import LoRA
 from unreel.models.model import Model
 from unreel.records import Concept
 from unreel.shots import Shots
@@ -33,6 +34,7 @@ class Task:
         shots: of the concepts, made by the model; for methods that need them.
         trainer: gives a Lightning Trainer for so many steps, whose first callbacks are the given ones.
         checkpoint: where a killed training goes on, if one was.
+        lora: that only changes of low rank are trained; None for the weights themselves.
     """
 
     captions: Sequence[TrainingCaptions]
@@ -41,6 +43,7 @@ class Task:
     shots: Shots | None = None
     trainer: Callable[[int, list[pl.Callback]], pl.Trainer] | None = None
     checkpoint: Path | None = None
+    lora: LoRA | None = None
 
     @property
     def concepts(self) -> list[Concept]:
@@ -130,7 +133,10 @@ class Method(ABC):
                     f" float16, as with denoiser_dtype=null and denoiser_storage=null; edit first, then quantise"
                 )
         for name in chosen:
-            if name.split("/")[0] not in self.edits or (allowed is not None and name not in allowed):
+            own = (
+                "text_encoder" if name.startswith("text_encoder_") else name.split("/")[0]
+            )  # a further one counts as it
+            if own not in self.edits or (allowed is not None and name not in allowed):
                 raise ValueError(
                     f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it"
                     f" changes {', '.join(self.roles or self.edits)}"

@@ -24,7 +24,8 @@ def scaled(vae: Any, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded(vae: Any, clips: Tensor, generator: torch.Generator, temporal: bool) -> Tensor:
-    """Latents (B, c, F', h, w) of clips (B, F, C, H, W) in [-1, 1]: a sample of the VAE's posterior, scaled.
+    """Latents (B, c, F', h, w) of clips (B, F, C, H, W) in [-1, 1]: a sample of the VAE's posterior, or its
+    only latents, scaled.
 
     Args:
         vae: on the device of the clips.
@@ -33,7 +34,11 @@ def encoded(vae: Any, clips: Tensor, generator: torch.Generator, temporal: bool)
         temporal: whether the VAE reads clips, and compresses their frames F to F'; else F' = F.
     """
     given = clips.movedim(1, 2) if temporal else clips.flatten(0, 1)
-    posterior = vae.encode(given).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-    latents = scaled(vae, posterior.mean + posterior.std * noise)
+    found = vae.encode(given)
+    if hasattr(found, "latent"):  # an autoencoder without a posterior
+        latents = scaled(vae, found.latent)
+    else:
+        posterior = found.latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        latents = scaled(vae, posterior.mean + posterior.std * noise)
     return latents if temporal else latents.unflatten(0, clips.shape[:2]).movedim(1, 2)

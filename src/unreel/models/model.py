@@ -26,6 +26,8 @@ class Reading:
         template: what is put around a prompt; "{}" is the prompt itself.
         cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case, "ftfy" mends its
             characters and spaces.
+        keeps: which tokens the denoiser is given: "all", or the "ends": the first and the last max_length - 1, which
+            leaves out a template before the prompt.
         pads: what the denoiser is given at the places of padding: "read" as all others, "masked", or "zero".
     """
 
@@ -35,13 +37,22 @@ class Reading:
     normed: bool = True
     template: str = "{}"
     cleaning: str = ""
+    keeps: Literal["all", "ends"] = "all"
     pads: Literal["read", "masked", "zero"] = "read"
 
     def differs(self, other: "Reading") -> str:
         """What another model does otherwise: "max_length is 226, not 120"; "" when nothing is."""
         ours, theirs = asdict(self), asdict(other)
-        said = [f"{key} is {theirs[key]!r}, not {ours[key]!r}" for key in ours if ours[key] != theirs[key]]
-        return ", ".join(said)
+        other_ones = [(key, theirs[key], ours[key]) for key in ours if ours[key] != theirs[key]]
+        return ", ".join(f"{key} is {_shown(one, two)}, not {_shown(two, one)}" for key, one, two in other_ones)
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A value as text; of a long text the place where it begins to differ from another."""
+    if not isinstance(value, str) or len(value) <= 60:
+        return repr(value)
+    start = next((i for i, (a, b) in enumerate(zip(value, str(other), strict=False)) if a != b), 0)
+    return repr(f"...{value[max(start - 10, 0) : start + 30]}...")
 
 
 @dataclass(frozen=True)
@@ -186,8 +197,14 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def reference(self, components: Sequence[str]) -> "Model":
-        """A model that shares everything with this one but frozen copies of some components."""
+    def reference(self, components: Sequence[str], shared: bool = False) -> "Model":
+        """A model that shares everything with this one but frozen copies of some components.
+
+        Args:
+            components: are copied.
+            shared: whether the copies share the weights all the same, which then must not change: modules that are put
+                into this model's components afterwards are not in theirs.
+        """
 
     @abstractmethod
     def release(self) -> None:

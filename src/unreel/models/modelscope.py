@@ -34,6 +34,7 @@ class ModelScope(PipelineModel):
         unet: folder of a UNet3DConditionModel that takes the place of the one in there, or None.
         revision: of a hub id.
         num_frames, num_inference_steps, guidance_scale: how it renders.
+        height, width: of its frames in px; None for those that its UNet was made for.
         fps, common: as in PipelineModel.
     """
 
@@ -48,6 +49,8 @@ class ModelScope(PipelineModel):
         num_inference_steps: PositiveInt = 50,
         guidance_scale: float = 9.0,
         fps: PositiveInt = 8,
+        height: PositiveInt | None = None,
+        width: PositiveInt | None = None,
         **common: Unpack[Common],
     ) -> None:
         if unet is not None and not (Path(unet).expanduser() / "config.json").is_file():
@@ -55,6 +58,10 @@ class ModelScope(PipelineModel):
         options = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
+        for name, edge in {"height": height, "width": width}.items():
+            if edge is not None and edge % 8:
+                raise ValueError(f"found {name}={edge}: expected a multiple of 8 px")
+        options |= {name: edge for name, edge in {"height": height, "width": width}.items() if edge is not None}
         sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
         if unet is not None:
             sources["unet"] = (unet, None)
@@ -65,6 +72,13 @@ class ModelScope(PipelineModel):
         if "unet" in self.sources:
             own["unet"] = UNet3DConditionModel.from_pretrained(**self.sources["unet"])
         return TextToVideoSDPipeline.from_pretrained(**self.sources[""], **own)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        *layout, high, wide = super().latent_shape
+        scale = int(self.pipeline.vae_scale_factor)
+        edges = [self.options.get(name, old * scale) for name, old in (("height", high), ("width", wide))]
+        return (*layout, *(edge // scale for edge in edges))
 
     @classmethod
     def tiny(cls) -> Self:

@@ -26,6 +26,7 @@ from unreel.models.running import (
     check_grid,
     computes_bfloat16,
     configured,
+    frozen_copy,
     placed,
     reads,
     scale_factor,
@@ -283,9 +284,9 @@ class PipelineModel(Model):
     def select(self, roles: Sequence[str]) -> list[str]:
         return select({key: module for key, module in self.components.items() if key != "vae"}, roles)
 
-    def reference(self, components: Sequence[str]) -> Self:
+    def reference(self, components: Sequence[str], shared: bool = False) -> Self:
         twin = copy.copy(self)
         twin._pipeline = copy.copy(self.pipeline)
         for key in components:
-            setattr(twin._pipeline, self.part(key), copy.deepcopy(self.components[key]).eval().requires_grad_(False))
+            setattr(twin._pipeline, self.part(key), frozen_copy(self.components[key], shared))
         return twin

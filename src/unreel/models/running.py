@@ -1,5 +1,6 @@
 """How a pipeline is loaded and run: what all families take beside their own options, and how it is carried out."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Common(TypedDict, total=False):
         timestep_spacing: how the steps are spread over the schedule, as diffusers' schedulers call it. "trailing"
             begins with pure noise however few they are (Lin et al. 2023, arXiv 2305.08891); None leaves the model's.
         device: where it runs; the CPU unless it is given.
+        encoder: which text encoder its authors say it has: for the table of known pairs and hints, nothing else.
     """
 
     __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
@@ -49,6 +51,7 @@ class Common(TypedDict, total=False):
     group_offload: bool
     timestep_spacing: Literal["leading", "linspace", "trailing"] | None
     device: str
+    encoder: str
 
 
 def check_common(given: Common) -> None:
@@ -169,6 +172,12 @@ def computes_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def frozen_copy(module: nn.Module, shared: bool) -> nn.Module:
+    """A copy in eval mode that takes no gradient; with `shared` a module of its own around the same weights."""
+    kept = {id(p): p for p in (*module.parameters(), *module.buffers())} if shared else {}
+    return copy.deepcopy(module, kept).eval().requires_grad_(False)
 
 
 def placed(pipeline: Any, device: torch.device, group_offload: bool) -> Any:
