@@ -130,6 +130,7 @@ def rebuilt(request, tmp_path_factory):
     return lambda **common: request.param(folder, **own, name="tiny", **common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "common",
     [{"vae_slicing": True}, {"group_offload": True}, {"denoiser_storage": "float8"}, {"denoiser_dtype": "bfloat16"},
