@@ -21,8 +21,11 @@ from unreel.methods.guard import GuardRails
 from unreel.methods.lora import LoRA
 from unreel.methods.method import Task
 from unreel.models.animatediff import AnimateDiff
+from unreel.models.animatediff_sdxl import AnimateDiffSDXL
 from unreel.models.modelscope import ModelScope
 from unreel.models.stable_diffusion import StableDiffusion
+from unreel.models.stable_diffusion_xl import StableDiffusionXL
+from unreel.sharing import plan
 from unreel.training import lora_of
 
 PROMPTS, SEEDS = ["a drum on the beach", "a cat"], [0, 1]
@@ -201,3 +204,23 @@ def test_what_lora_cannot_do_is_one_line(tmp_path):
         config = configured("train", ["concept=drum", f"method={name}", "parameters=lora"])
         with pytest.raises(ValueError, match=f"found parameters=lora for {name}, which trains no weights of the model"):
             lora_of(config, small_method(name)[0])
+
+
+@pytest.mark.parametrize("lora", [None, RANK_4])
+def test_both_encoders_of_sdxl_are_edited_for_its_video_model(lora, tmp_path):
+    """Roles of one leave the other alone; an edit of both is refused by a model whose second one differs."""
+    donor, video, roles = StableDiffusionXL.tiny(), AnimateDiffSDXL.tiny(), ["mlp", "text_encoder_2.mlp"]
+    method, _ = small_method("anchored")
+    assert [share.recipients for share in plan(donor, [video], method, roles)] == [[video]]
+    edit = method.erase(donor, task_of(tmp_path, donor, roles, lora))
+    assert edit.components == ("text_encoder", "text_encoder_2")
+    clips = video.render(PROMPTS, SEEDS)
+    with edit.applied(video):
+        assert not torch.equal(video.render(PROMPTS, SEEDS), clips)
+    with edit.applied(donor):
+        folders = export_components(donor, edit.components, tmp_path)
+    assert [folder.name for folder in folders] == ["text_encoder", "text_encoder_2"]
+    with torch.no_grad():
+        next(video.components["text_encoder_2"].parameters()).add_(1.0)
+    assert [share.maker for share in plan(donor, [video], method, roles)] == [video], "it is edited alone"
+    assert [share.maker for share in plan(donor, [video], method, ["mlp"])] == [donor]
