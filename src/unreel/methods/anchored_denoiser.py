@@ -24,7 +24,7 @@ enters behind the encoder and is not bounded.
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -94,11 +94,40 @@ class Adversary:
             self.optimizers.append(optimizer)
         return self.free
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs."""
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"free": [free.detach() for free in self.free], "optimizers": optimizers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        self.free = [free.clone().requires_grad_(True) for free in state["free"]]
+        self.optimizers = [torch.optim.Adam([free], lr=self.step_size) for free in self.free]
+        for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
+
     def move(self, gradients: Sequence[Tensor]) -> None:
         """One step down."""
         for free, optimizer, gradient in zip(self.free, self.optimizers, gradients, strict=True):
             free.grad = gradient
             optimizer.step()
+
+
+@dataclass
+class Prepared:
+    """What the steps of a training use: pictures of the concepts, retained ones, and the adversary."""
+
+    concept: Pictures
+    others: Pictures
+    adversary: Adversary
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs."""
+        return self.adversary.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        self.adversary.load_state_dict(state)
 
 
 @checked
@@ -112,7 +141,7 @@ class AnchoredDenoiser(GradientMethod):
         pictures: how many the frozen model makes of each concept.
         kept: how many it makes of retained captions, for each concept.
         adversary_step: of Adam, in units of the embeddings.
-        life: steps that an adversary lasts, on average; in a resumed training all begin anew.
+        life: steps that an adversary lasts, on average.
         noisiest: share of the timesteps that are drawn for the concept, from the noisiest on; 1 are all.
 
     Raises:
@@ -129,8 +158,7 @@ class AnchoredDenoiser(GradientMethod):
     noisiest: Annotated[float, Field(gt=0, le=1)]
     edits = ("denoiser",)
 
-    def prepare(self, reference: Model, task: Task, batches: Batches) -> tuple[Pictures, Pictures, Adversary]:
-        """Pictures of the concepts, retained ones, and the adversary."""
+    def prepare(self, reference: Model, task: Task, batches: Batches) -> Prepared:
         rng = np.random.default_rng([task.seed, 9])
         shown, said, anchors, kept = list[str](), list[str](), list[str](), list[str]()
         for captions in task.captions:
@@ -139,7 +167,7 @@ class AnchoredDenoiser(GradientMethod):
             said += [named for named, _ in pairs]
             anchors += [anchored for _, anchored in pairs]
             kept += captions.retain(rng, self.kept)
-        return (
+        return Prepared(
             _pictures(reference, shown, said, anchors, task.seed),
             _pictures(reference, kept, kept, kept, task.seed + 1),
             Adversary(self.adversary_step, self.life, task.seed),
@@ -147,7 +175,7 @@ class AnchoredDenoiser(GradientMethod):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """ "match" and "retain" are the two terms, without their weights; "evidence" is how near the adversary is."""
-        concept, others, adversary = step.prepared
+        concept, others, adversary = step.prepared.concept, step.prepared.others, step.prepared.adversary
         own_part = zlib.crc32(" ".join(step.batch.forget).encode())  # of several processes each has another one
         rng, count = np.random.default_rng([adversary.seed, 10, step.batch.number, own_part]), len(step.batch.forget)
         rows, kept = (rng.integers(len(each.latents), size=count).tolist() for each in (concept, others))

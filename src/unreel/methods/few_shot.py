@@ -30,9 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unreel.batches import Batches, Step, denoising_errors
-from unreel.edits import Edit
 from unreel.methods.adversary import Adversary, Search
-from unreel.methods.carried import carrying
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.methods.slots import check_table
@@ -89,9 +87,6 @@ class FewShot(GradientMethod):
         super().check(model, roles)
         if self.adversary is not None:
             check_table(model, f"method.adversary of {self.name}")
-
-    def erase(self, model: Model, task: Task) -> Edit:
-        return super().erase(model, carrying(task))
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Prepared:
         """The anchors' errors on the batches' table, if any; steps then draw where the concept's name helps."""

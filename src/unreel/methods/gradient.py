@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.utils.data import DataLoader, TensorDataset
 
 from unreel.batches import Batches, BatchSizes, Step
@@ -76,6 +77,9 @@ class GradientMethod(Method):
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Any:
         """What all steps use, made once before the first one, such as trajectories; `step.prepared` has it.
+
+        What steps change of it, such as an opponent that learns, is in checkpoints if it has torch's `state_dict` and
+        `load_state_dict`.
 
         Args:
             reference: the model as it is before the training.
@@ -226,7 +230,10 @@ class ErasureModule(pl.LightningModule):
         """Only what is trained goes to disk; the frozen models are loaded from their own folders."""
         checkpoint["state_dict"] = self.state()
         rails = self.rails.to_checkpoint() if self.rails else {}
-        checkpoint["erasure"] = {"good": {} if self.rails else self.good, "stopped": self.stopped, "rails": rails}
+        carried = self.prepared.state_dict() if isinstance(self.prepared, Stateful) else {}
+        checkpoint["erasure"] = {
+            "good": {} if self.rails else self.good, "stopped": self.stopped, "rails": rails, "prepared": carried
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.restore(checkpoint["state_dict"])
@@ -234,6 +241,8 @@ class ErasureModule(pl.LightningModule):
         self.good, self.stopped = saved["good"] or self.before, saved["stopped"]
         if self.rails is not None:
             self.rails.from_checkpoint(saved["rails"])
+        if isinstance(self.prepared, Stateful):
+            self.prepared.load_state_dict(saved["prepared"])
         checkpoint["state_dict"] = self.state_dict()  # all of it is in place now
 
     def finish(self) -> None:

@@ -34,8 +34,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unreel.batches import Batches, Step
-from unreel.edits import Edit
-from unreel.methods.carried import carrying
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.methods.slots import check_table, table_of
@@ -156,9 +154,6 @@ class SGrace(GradientMethod):
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)
         check_table(model, f"method {self.name}")
-
-    def erase(self, model: Model, task: Task) -> Edit:
-        return super().erase(model, carrying(task))
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Rounds:
         names = [list(concept.phrases) for concept in task.concepts]

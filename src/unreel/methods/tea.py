@@ -28,8 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unreel.batches import Batches, Step
-from unreel.edits import Edit
-from unreel.methods.carried import carrying
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
 from unreel.models.model import Model
@@ -96,9 +94,6 @@ class TEA(GradientMethod):
     critic_lr: PositiveFloat
     edits = ("text_encoder",)
     algorithm: ClassVar[type[torch.optim.Optimizer]] = torch.optim.AdamW
-
-    def erase(self, model: Model, task: Task) -> Edit:
-        return super().erase(model, carrying(task))
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Critic:
         with torch.no_grad():
