@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from conftest import small_model
@@ -94,25 +93,6 @@ def test_weight_nothing_is_the_method_without_an_adversary():
         return method.erase(small_model(layers=2), make_task(["all"]))
 
     assert edit().hash == edit(adversary=None).hash != edit(adversary=Adversary(**SMALL)).hash
-
-
-def test_a_resumed_training_goes_on_with_the_same_words(tmp_path):
-    """Stopped after 3 of 4 steps and resumed, it ends with the bits of one that was never stopped."""
-
-    def trainer_of(folder, last):
-        checkpoint = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
-        return lambda steps, callbacks: pl.Trainer(
-            max_steps=min(steps, last), accelerator="cpu", logger=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[*callbacks, checkpoint],
-        )  # fmt: skip
-
-    def hash_of(last, folder, checkpoint=None):
-        task = replace(make_task(["all"]), trainer=trainer_of(folder, last), checkpoint=checkpoint)
-        return make_method(restart_every=1).erase(small_model(layers=2), task).hash
-
-    whole = hash_of(4, tmp_path / "whole")
-    hash_of(3, tmp_path / "part")
-    assert hash_of(4, tmp_path / "rest", tmp_path / "part" / "last.ckpt") == whole
 
 
 def test_a_model_without_a_table_of_tokens_is_refused_before_any_work():

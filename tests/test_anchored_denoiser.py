@@ -60,8 +60,8 @@ def test_adversaries_go_on_by_adam_and_begin_anew_each_at_its_time():
 def test_nothing_is_to_be_learned_where_the_model_answers_as_the_anchor_did(parts):
     """With captions of the anchor in the place of those that name the concept, loss and gradient are zero."""
     method, step = step_of(parts, named=1.0)
-    concept, others, adversary = step.prepared
-    step.prepared = replace(concept, said=concept.anchors), others, adversary
+    concept = step.prepared.concept
+    step.prepared = replace(step.prepared, concept=replace(concept, said=concept.anchors))
     scalars = method.loss(step)
     assert float(scalars["match"]) == 0 and float(scalars["retain"]) == 0
     assert float(scalars["evidence"]) == pytest.approx(1)

@@ -147,6 +147,33 @@ def test_a_method_changes_what_it_says_and_its_edit_is_data(path, tiny, tmp_path
 
 
 @over("method")
+def test_a_training_that_was_stopped_and_resumed_ends_with_the_bits_of_one_that_was_not(path, tmp_path):
+    method, roles = small_method(path.stem)
+    if not isinstance(method, GradientMethod):
+        return
+    method = replace(method, data=replace(method.data, steps=3))
+    model = ModelScope.tiny() if "clips" in method.needs else StableDiffusion.tiny()
+    shots = make_shots(tmp_path, shots=2)
+    if "shots" in method.needs:
+        shots.make(model)
+
+    def ended(folder, last, checkpoint=None):
+        def trainer_to(steps, callbacks):
+            kept = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+            return pl.Trainer(
+                max_steps=min(steps, last), accelerator="cpu", logger=False, enable_progress_bar=False,
+                enable_model_summary=False, callbacks=[*callbacks, kept],
+            )  # fmt: skip
+
+        task = Task(shots.captions, roles, 0, shots, trainer_to, checkpoint)
+        return method.erase(model, task).hash
+
+    whole, stopped = ended(tmp_path / "whole", 3), ended(tmp_path / "part", 2)
+    assert stopped != whole
+    assert ended(tmp_path / "part", 3, tmp_path / "part" / "last.ckpt") == whole
+
+
+@over("method")
 def test_a_method_refuses_weights_that_it_does_not_change(path):
     method, _ = small_method(path.stem)
     if method.edits:

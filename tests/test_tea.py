@@ -1,9 +1,7 @@
 """TEA: who gets whose gradient, which tokens count, and that the critic ends up fooled."""
 
-from dataclasses import replace
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from test_esd import make_task
@@ -81,29 +79,6 @@ def test_the_concepts_tokens_move_to_where_a_critic_cannot_tell_them_from_the_an
     before = apart()
     with edit.applied(model):
         assert apart() < 0.7 * before
-
-
-def test_a_resumed_training_goes_on_with_the_same_critic(tmp_path):
-    """Stopped after 3 of 5 steps and resumed, it ends with the bits of one that was never stopped."""
-
-    def trainer_of(folder, last):
-        def trainer(steps, callbacks):
-            kept = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
-            return pl.Trainer(
-                max_steps=min(steps, last), accelerator="cpu", logger=False, enable_progress_bar=False,
-                enable_model_summary=False, callbacks=[*callbacks, kept],
-            )  # fmt: skip
-
-        return trainer
-
-    def hash_of(last, folder, checkpoint=None):
-        task = replace(make_task(["all"]), trainer=trainer_of(folder, last), checkpoint=checkpoint)
-        return make_method(steps=5).erase(StableDiffusion.tiny(), task).hash
-
-    whole = hash_of(5, tmp_path / "whole")
-    stopped = hash_of(3, tmp_path / "part")
-    assert stopped != whole
-    assert hash_of(5, tmp_path / "part", tmp_path / "part" / "last.ckpt") == whole
 
 
 @pytest.mark.parametrize("wrong", [{"adversarial": 0.0}, {"preservation": -1.0}, {"critic_lr": 0.0}])
