@@ -110,6 +110,14 @@ class Rounds:
         self.shift, self.before = (state[key].to(self.targets.device) for key in ("shift", "before"))
 
 
+def _changes(step: Step) -> Iterator[Tensor]:
+    """What the training has changed so far, one weight after the other; of a LoRA the product of its factors."""
+    own, was = (dict(m.components["text_encoder"].named_parameters()) for m in (step.model, step.reference))
+    yield from (p - was[name] for name, p in own.items() if p.requires_grad and was.get(name, p) is not p)
+    layers = (m for m in step.model.components["text_encoder"].modules() if hasattr(m, "get_delta_weight"))
+    yield from (layer.get_delta_weight(name) for layer in layers for name in layer.active_adapters)
+
+
 @checked
 class SGrace(GradientMethod):
     """The method; hyperparameters and their sources are in conf/method/s_grace.yaml.
@@ -184,8 +192,7 @@ class SGrace(GradientMethod):
         with torch.no_grad():
             wanted = step.reference.encode_prompt(step.batch.retain)
         hold = functional.mse_loss(kept["prompt_embeds"].float(), wanted["prompt_embeds"].float())
-        pairs = zip(*(m.components["text_encoder"].parameters() for m in (step.model, step.reference)), strict=True)
-        change = torch.stack([(p - was).abs().mean() for p, was in pairs if p.requires_grad]).sum()
+        change = torch.stack([each.abs().mean() for each in _changes(step)]).sum()
         loss = 1 + likeness + self.similarity * (1 - similar) + self.hold * hold + self.change * change
         return {"loss": loss, "likeness": likeness, "hold": hold, "change": change} | scalars
 
