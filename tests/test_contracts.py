@@ -52,6 +52,8 @@ def test_every_yaml_opens_with_what_it_means(path):
 # methods that some families cannot have, by how their names begin, and what they say that they expect of a model
 NOT_EVERYWHERE = {
     "safree": "SAFREE expects one CLIP text encoder",
+    "s_grace": "s_grace expects a CLIP text encoder",
+    "tea": "tea expects one text encoder",
     "mute": "mute expects one tokenizer and one text encoder",
     "zero_token": "zero_token expects one tokenizer and one text encoder",
 }

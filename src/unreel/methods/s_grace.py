@@ -162,6 +162,12 @@ class SGrace(GradientMethod):
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)
         check_table(model, f"method {self.name}")
+        kind = str(getattr(model.components["text_encoder"].config, "model_type", "none"))
+        if not kind.startswith("clip"):
+            raise ValueError(
+                f"{self.name} expects a CLIP text encoder, whose state at the end of a text is its meaning: found {kind}"
+                f" of {model.name}; use method=few_shot or method=anchored"
+            )
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Rounds:
         names = [list(concept.phrases) for concept in task.concepts]

@@ -42,9 +42,15 @@ def words_of(model: Model) -> dict[str, int]:
         whole = token.endswith("</w>") or token.startswith("▁")
         if index in special or not whole or not re.fullmatch(r"[a-z]{2,}", word):
             continue
-        if tokenizer(word, add_special_tokens=False).input_ids == [index]:
+        if _within(tokenizer, word) == [index]:
             found[word] = index
     return found
+
+
+def _within(tokenizer: Any, word: str) -> list[int]:
+    """The tokens of a word that stands within a text; Gemma's tokenizer reads one that begins a text otherwise."""
+    first = tokenizer("a", add_special_tokens=False).input_ids
+    return list(tokenizer(f"a {word}", add_special_tokens=False).input_ids[len(first) :])
 
 
 def slots_of(model: Model, count: int, texts: Sequence[str]) -> list[str]:
@@ -70,7 +76,7 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
         rows: (S, D), or (B, S, D) with others for each text of a batch; gradients go through.
     """
     tokenizer = model.tokenizer
-    ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in slots]
+    ids = [_within(tokenizer, word)[0] for word in slots]
 
     def put(_module: nn.Module, given: Any, embeds: Tensor) -> Tensor:
         read = given[0]

@@ -95,6 +95,15 @@ class TEA(GradientMethod):
     edits = ("text_encoder",)
     algorithm: ClassVar[type[torch.optim.Optimizer]] = torch.optim.AdamW
 
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        super().check(model, roles)
+        found, wanted = model.encode_prompt([""])["prompt_embeds"].shape[1], said_tokens(model, [""]).shape[1]
+        if found != wanted:
+            raise ValueError(
+                f"{self.name} expects one text encoder, each of whose tokens the denoiser reads: {model.name} reads {found}"
+                f" states of {wanted} tokens; use method=few_shot or method=anchored"
+            )
+
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Critic:
         with torch.no_grad():
             width = reference.encode_prompt([""])["prompt_embeds"].shape[2]

@@ -66,6 +66,7 @@ ROLES: dict[str, Callable[[nn.Module], set[str]]] = {
     "text_encoder.mlp": _matching(r"\.(mlp|DenseReluDense)\."),
     "text_encoder.attention": _matching(_ATTENTION),
     "text_encoder.final_attention": _last_layer,
+    "text_encoder.layers": _matching(_LAYER),
     "text_encoder.first_layer": _matching(rf"{_LAYER}0\."),
     "text_encoder.final_layer_norm": _matching(r"(^|\.)final_layer_norm\.|^norm\."),
     "denoiser.all": _matching(""),
