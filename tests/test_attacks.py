@@ -19,13 +19,14 @@ from test_shots import VOCABULARY
 from unreel.attacking import resurgence
 from unreel.attacks.attack import Attack, Found, Target
 from unreel.attacks.tokens import TokenAttack, simplex, straight_through
-from unreel.attacks.words import attacked, name_of, said_with
+from unreel.attacks.words import attacked
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
 from unreel.door import built, questions_of
 from unreel.edits import Edit, hashes_of
 from unreel.hashes import parameter_hashes
+from unreel.methods.keywords import name_of, said_with
 from unreel.methods.slots import learned, slots_of, table_of, words_of
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.records import ATTACK, Prompt

@@ -1,6 +1,5 @@
 """TEA: who gets whose gradient, which tokens count, and that the critic ends up fooled."""
 
-
 import pytest
 import torch
 
