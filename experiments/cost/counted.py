@@ -22,7 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizer
 
 from unreel.batches import Batch, Step
-from unreel.methods.gradient import GradientMethod
+from unreel.concepts import to_concept
+from unreel.methods.adversary import Search
+from unreel.methods.few_shot import FewShot, Prepared
 from unreel.models.model import Conditioning, Model
 from unreel.zoo.store import zoo_tokenizer
 
@@ -133,7 +135,7 @@ def weights(*models: Model) -> list[Tensor]:
 
 
 class Training:
-    """The training of a gradient method on a model, step by step, without Lightning: what a step costs.
+    """The training of few_shot on a model, step by step, without Lightning: what a step costs.
 
     Args:
         method: with its batch sizes; its table of errors is taken for made.
@@ -141,7 +143,7 @@ class Training:
         roles: which weights are trained.
     """
 
-    def __init__(self, method: GradientMethod, model: Model, roles: list[str]) -> None:
+    def __init__(self, method: FewShot, model: Model, roles: list[str]) -> None:
         self.method, self.model = method, model
         self.reference = model.reference(list(method.edits))
         chosen = set(model.select(roles))
@@ -156,7 +158,11 @@ class Training:
         self.optimizer = torch.optim.Adam(self.trained, **method.optimizer)
         sizes = method.data
         shape = (sizes.batch, *model.latent_shape)
-        self.prepared = torch.ones(sizes.table) if sizes.table else None
+        search = None
+        if method.adversary is not None:
+            concept = to_concept("van_gogh", {"kind": "style", "name": "van gogh"})
+            search = Search(method.adversary, self.reference, [concept], [], 0)
+        self.prepared = Prepared(torch.ones(sizes.table) if sizes.table else None, search)
         said = [f"a cat in the style of van gogh {i}" for i in range(sizes.batch + sizes.pairs + sizes.retain)]
         forget, retain = said[: sizes.batch + sizes.pairs], said[sizes.batch + sizes.pairs :]
         self.batch = Batch(

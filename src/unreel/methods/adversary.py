@@ -74,21 +74,27 @@ class Search:
         self.adversary, self.concepts = adversary, concepts
         self.slot = slots_of(reference, 1, [*texts, *(phrase for each in concepts for phrase in each.phrases)])
         table = table_of(reference).float()
-        self.mean, self.spread, self.size = table.mean(0), table.std(0), float(table.std())
+        self.mean, self.spread, self.size = table.mean(0), table.std(0), table.std()
         tokenizer = reference.tokenizer
         names = [tokenizer(name_of(each), add_special_tokens=False).input_ids for each in concepts]
         self.names = [table[ids].mean(0) for ids in names]
         self.generator = torch.Generator().manual_seed(1_000_003 * seed + 15)
         places = [(c, k) for c in range(len(concepts)) for k in range(adversary.words)]
-        self.rows = torch.stack([self._fresh(c, near=not k % 2) for c, k in places]).requires_grad_(True)
-        self.optimizer = torch.optim.Adam([self.rows], lr=adversary.lr * self.size)
+        self.free = torch.stack([self._fresh(c, near=not k % 2) for c, k in places]).requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.free], lr=adversary.lr)
         self.taken = 0  # training steps
 
+    @property
+    def rows(self) -> Tensor:
+        """The learned words' embeddings, (concepts * words, D), with gradient to what is searched."""
+        return self.free * self.size
+
     def _fresh(self, concept: int, near: bool) -> Tensor:
-        """Where a word begins, (D,): near the concept's name, or anywhere."""
-        length = self.adversary.furthest ** float(torch.rand(1, generator=self.generator))
-        noise = torch.randn(self.mean.shape, generator=self.generator).to(self.mean)
-        return length * (self.names[concept] + self.size * noise / 3 if near else self.mean + self.spread * noise)
+        """Where a word begins, (D,), in units of `size`: near the concept's name, or anywhere."""
+        length = self.adversary.furthest ** float(torch.rand(1, generator=self.generator, device="cpu"))
+        noise = torch.randn(self.mean.shape, generator=self.generator, device="cpu").to(self.mean)
+        begun = self.names[concept] + self.size * noise / 3 if near else self.mean + self.spread * noise
+        return length * begun / self.size
 
     @torch.no_grad()
     def _restart(self) -> None:
@@ -96,9 +102,9 @@ class Search:
         turn, which = divmod(self.taken // self.adversary.restart_every - 1, self.adversary.words)
         for c in range(len(self.concepts)):
             place = c * self.adversary.words + which
-            self.rows[place] = self._fresh(c, near=not (turn + which + 1) % 2)
+            self.free[place] = self._fresh(c, near=not (turn + which + 1) % 2)
             for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimizer.state[self.rows][moment][place] = 0
+                self.optimizer.state[self.free][moment][place] = 0
 
     def _said(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
         """The texts with the slot in the names' place, and the row that each is read with."""
@@ -123,7 +129,7 @@ class Search:
         for _ in range(self.adversary.steps):
             with learned(step.model, self.slot, self.rows[places][:, None]):
                 near = distance(step.model.encode_prompt(said), goal)
-            (self.rows.grad,) = torch.autograd.grad(near, self.rows)
+            (self.free.grad,) = torch.autograd.grad(near, self.free)
             self.optimizer.step()
         with learned(step.model, self.slot, self.rows.detach()[places][:, None]):
             return distance(step.model.encode_prompt(said), step.anchors.rows(few))
@@ -132,13 +138,13 @@ class Search:
         """What a resumed training needs."""
         random = self.generator.get_state()
         return {
-            "rows": self.rows.detach(), "optimizer": self.optimizer.state_dict(), "taken": self.taken, "random": random
+            "free": self.free.detach(), "optimizer": self.optimizer.state_dict(), "taken": self.taken, "random": random
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
         with torch.no_grad():
-            self.rows.copy_(state["rows"])
+            self.free.copy_(state["free"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
         self.generator.set_state(state["random"])
