@@ -165,8 +165,8 @@ class SGrace(GradientMethod):
         kind = str(getattr(model.components["text_encoder"].config, "model_type", "none"))
         if not kind.startswith("clip"):
             raise ValueError(
-                f"{self.name} expects a CLIP text encoder, whose state at the end of a text is its meaning: found {kind}"
-                f" of {model.name}; use method=few_shot or method=anchored"
+                f"{self.name} expects a CLIP text encoder, whose state at the end of a text is its meaning: found"
+                f" {kind} of {model.name}; use method=few_shot or method=anchored"
             )
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Rounds:

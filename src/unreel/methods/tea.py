@@ -100,8 +100,8 @@ class TEA(GradientMethod):
         found, wanted = model.encode_prompt([""])["prompt_embeds"].shape[1], said_tokens(model, [""]).shape[1]
         if found != wanted:
             raise ValueError(
-                f"{self.name} expects one text encoder, each of whose tokens the denoiser reads: {model.name} reads {found}"
-                f" states of {wanted} tokens; use method=few_shot or method=anchored"
+                f"{self.name} expects one text encoder, each of whose tokens the denoiser reads: {model.name} reads"
+                f" {found} states of {wanted} tokens; use method=few_shot or method=anchored"
             )
 
     def prepare(self, reference: Model, task: Task, batches: Batches) -> Critic:
