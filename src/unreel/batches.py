@@ -49,6 +49,10 @@ class BatchSizes:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"found steps={self.steps}, epochs={self.epochs}: expected one of the two, the other null")
 
+    def rounds(self, concepts: int) -> int:
+        """How many batches it takes until each concept has had its turn."""
+        return -(-concepts // self.batch)
+
     def most_steps(self, concepts: int, shots: int) -> int:
         """How many steps the training may last."""
         a_round = -(-concepts * (shots or self.batch) // self.batch)

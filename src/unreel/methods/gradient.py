@@ -89,7 +89,9 @@ class GradientMethod(Method):
         return None
 
     def most_steps(self, concepts: int, shots: int) -> int:
-        return self.data.most_steps(concepts, shots if "shots" in self.needs else 0)
+        """With guard rails as many times more, of more concepts than a batch holds, as a round through them takes."""
+        rounds = self.data.rounds(concepts) if self.guard is not None and self.data.steps is not None else 1
+        return rounds * self.data.most_steps(concepts, shots if "shots" in self.needs else 0)
 
     def check(self, model: Model, roles: Sequence[str]) -> None:
         super().check(model, roles)
@@ -161,6 +163,7 @@ class ErasureModule(pl.LightningModule):
         self.before = self.state()
         shots = task.shots if "shots" in method.needs else None
         self.batches = Batches(model, task.captions, shots, method.data, task.seed)
+        self.batches.steps = method.most_steps(len(task.captions), shots.shots if shots else 0)
         self.rails = GuardRails(method.guard, model, self.reference, self.batches) if method.guard else None
         self.prepared = method.prepare(self.reference, task, self.batches)
         self.good, self.stopped = self.before, ""  # the last good state, and why it ended early
@@ -207,9 +210,7 @@ class ErasureModule(pl.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
-        if (
-            self.rails is not None and self.rails.gone >= self.rails.guard.patience
-        ):  # resumed after it had stopped early
+        if self.rails is not None and self.rails.gone >= self.rails.patience:  # resumed after it had stopped early
             self.trainer.should_stop = True
 
     def look(self) -> None:

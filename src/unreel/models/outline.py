@@ -226,8 +226,8 @@ def _without_weights(kind: Any, folder: Path) -> nn.Module:
 
 
 def _unmasked(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Leaves masks out, whose numbers are asked for: which padding is not read changes nothing of which weights are."""
-    return args, {name: value for name, value in kwargs.items() if name != "attention_mask"}
+    """Leaves masks out, by name or behind the tokens: what padding is read changes nothing of which weights are."""
+    return args[:1], {name: value for name, value in kwargs.items() if name != "attention_mask"}
 
 
 def unread(outline: Model, names: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ class SanaVideo(PipelineModel):
         folder: a local diffusers folder or a hub id.
         revision: of a hub id.
         num_frames: 1, or one more than a multiple of 4.
-        height, width: of the frames, in px.
+        height, width: of the frames, in px, multiples of 32.
         num_inference_steps, guidance_scale: how it renders.
         max_sequence_length: L, how many tokens of a prompt are read.
         complex_human_instruction: lines before each prompt; None for the pipeline's own, [] for none.
@@ -39,6 +39,7 @@ class SanaVideo(PipelineModel):
     latent_axis = 2
     steps_flows = True
     temporal = True
+    grid = (4, 32)
     encoded: ClassVar = {"prompt_embeds": 0, "prompt_attention_mask": 1}
     projections = ("caption_projection", "caption_norm")
 
