@@ -9,8 +9,9 @@ import torch
 from test_contracts import small_method, trainer
 from test_shots import make_shots
 from unreel.batches import Batches, Step
-from unreel.methods.anchored_denoiser import Adversary, added
+from unreel.methods.anchored_denoiser import Vectors
 from unreel.methods.method import Task
+from unreel.methods.slots import added
 from unreel.models.model import Conditioning
 from unreel.models.stable_diffusion import StableDiffusion
 
@@ -44,17 +45,17 @@ def test_a_vector_enters_at_all_places_but_the_first():
 
 
 def test_adversaries_go_on_by_adam_and_begin_anew_each_at_its_time():
-    towards, adversary = torch.ones(2, 4), Adversary(0.1, 10**9, 0)
-    begun = torch.stack(adversary.vectors(towards, 0)).detach().clone()
+    towards, adversary = torch.ones(2, 4), Vectors(0.1, 10**9, 0)
+    begun = torch.stack(adversary.current(towards, 0)).detach().clone()
     adversary.move([torch.ones(4), -torch.ones(4)])
     wanted = begun + torch.tensor([[-0.1], [0.1]])
-    assert torch.allclose(torch.stack(adversary.vectors(towards, 1)), wanted, atol=1e-5), "Adam's first step"
-    short = Adversary(0.1, 2, 0)
-    seen = [torch.stack(short.vectors(towards, number)).detach().clone() for number in range(12)]
+    assert torch.allclose(torch.stack(adversary.current(towards, 1)), wanted, atol=1e-5), "Adam's first step"
+    short = Vectors(0.1, 2, 0)
+    seen = [torch.stack(short.current(towards, number)).detach().clone() for number in range(12)]
     anew = [[not torch.equal(a[row], b[row]) for a, b in itertools.pairwise(seen)] for row in range(2)]
     assert all(any(row) and not all(row) for row in anew) and anew[0] != anew[1]
-    again = Adversary(0.1, 2, 0)
-    assert all(torch.equal(torch.stack(again.vectors(towards, n)), each) for n, each in enumerate(seen))
+    again = Vectors(0.1, 2, 0)
+    assert all(torch.equal(torch.stack(again.current(towards, n)), each) for n, each in enumerate(seen))
 
 
 def test_nothing_is_to_be_learned_where_the_model_answers_as_the_anchor_did(parts):

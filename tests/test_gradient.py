@@ -210,3 +210,30 @@ def test_over_a_table_the_anchors_errors_are_computed_once_and_steps_see_where_t
     assert torch.allclose(method.loss(step)["anchor_error"], method.loss(fresh)["anchor_error"], atol=1e-5)
     batches.chances = np.zeros(6)  # a concept that the donor does not know by its name
     assert {i for step in range(40) for i in batches.batch(step).entries} == set(range(6))
+
+
+def test_more_concepts_than_a_batch_holds_get_more_steps_and_more_looks(tmp_path):
+    guarded, plain = few_shot(GUARD, steps=4, batch=2), few_shot(steps=4, batch=2)
+    assert [guarded.most_steps(concepts, 2) for concepts in (1, 2, 3, 5)] == [4, 4, 8, 12]
+    assert plain.most_steps(5, 2) == 4, "as published"
+    model = small_model(layers=2)
+    task = task_of(tmp_path, model)
+    three = replace(task, captions=[task.captions[0]] * 3, shots=None)
+    module = ErasureModule(replace(guarded, ascent="none"), model, three)
+    assert module.batches.steps == 8 and module.rails.patience == 2 * GUARD.patience
+
+
+def test_of_states_without_the_concept_the_nearest_to_the_anchor_and_the_retained_captions_is_kept(
+    tmp_path, monkeypatch
+):
+    model = small_model(layers=2)
+    rails = ErasureModule(few_shot(GUARD), model, task_of(tmp_path, model)).rails
+    found = {  # step -> what is left of the concept, drift, distance to the anchors' captions
+        1: (0.9, 0.00, 0.9), 2: (0.0, 0.02, 0.5), 3: (0.0, 0.04, 0.1), 4: (0.0, 0.15, 0.05),
+    }  # fmt: skip
+    for step, (left, drift, off) in found.items():
+        monkeypatch.setattr(rails, "evidence", lambda left=left: [left])
+        monkeypatch.setattr(rails, "drift", lambda texts, drift=drift: drift)
+        monkeypatch.setattr(rails, "off_anchor", lambda off=off: off)
+        rails.look(step, dict, lambda state: None, {}, lambda value: value)
+    assert rails.best_step == 3

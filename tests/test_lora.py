@@ -224,3 +224,29 @@ def test_both_encoders_of_sdxl_are_edited_for_its_video_model(lora, tmp_path):
         next(video.components["text_encoder_2"].parameters()).add_(1.0)
     assert [share.maker for share in plan(donor, [video], method, roles)] == [video], "it is edited alone"
     assert [share.maker for share in plan(donor, [video], method, ["mlp"])] == [donor]
+
+
+def test_factors_on_top_of_a_whole_edit_become_new_values_and_nothing_goes_on_top_of_factors(tmp_path):
+    model, method = small_model(layers=2), few_shot(GUARD, ADAM | {"lr": 1e-2})
+    first = method.erase(model, task_of(tmp_path, model, lora=None))
+    with first.applied(model):
+        second = method.erase(model, task_of(tmp_path, model, roles=("mlp", "attention")))
+        with second.applied(model):
+            wanted = parameter_hashes(model.components["text_encoder"])
+    both = first + second
+    assert set(first.changed) & set(second.changed) and set(second.changed) - set(first.changed)
+    assert set(both.changed) == {*first.changed, *second.changed} and both.base == first.base
+    assert {weight_of(name) for name in both.tensors if weight_of(name) != name}.isdisjoint(first.changed)
+    both.save(tmp_path / "both.safetensors")
+    with Edit.load(tmp_path / "both.safetensors").applied(model):
+        assert parameter_hashes(model.components["text_encoder"]) == wanted
+    with pytest.raises(ValueError, match="in this order"):
+        second + first
+
+    factors = method.erase(model, task_of(tmp_path, model))
+    with pytest.raises(ValueError, match=r"both change \d+ of"):
+        first + factors
+    with factors.applied(model):
+        above = method.erase(model, task_of(tmp_path, model, lora=None))
+    with pytest.raises(ValueError, match="the first holds low-rank factors"):
+        factors + above

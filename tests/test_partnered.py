@@ -64,3 +64,12 @@ def test_a_partner_of_the_wrong_component_is_refused():
         config.method[member] = other
         with pytest.raises(Exception, match=says):
             built(config.method)
+
+
+def test_clips_during_the_training_of_several_parts_are_refused_before_any_work(small_folders, judge_folder, tmp_path):
+    options = [
+        o for o in small_run(small_folders, judge_folder, tmp_path) if "method." not in o and "at_steps" not in o
+    ]
+    with pytest.raises(SystemExit, match=r"at_steps=\[20\] for few_shot_partnered, whose parts are trained one after"):
+        train.main(configured("train", [*options, "method=few_shot_partnered", "evaluation.at_steps=[20]"]))
+    assert not list((tmp_path / "runs").rglob("edit.safetensors"))

@@ -31,6 +31,7 @@ OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # "$
 OmegaConf.register_new_resolver("part", lambda a, b: max(1, round(a * b)), replace=True)  # "${part:25,0.5}": 12 steps
 
 _ABSENT = object()
+_CONF = Path(__file__).parents[2] / "conf"
 _OTHERS = ("pytorch_lightning.Trainer", "pytorch_lightning.strategies.")  # they check their own arguments
 COUNTS = {  # setting -> least and most
     "shots": (0, 1000),
@@ -177,6 +178,15 @@ def edits_of(config: DictConfig) -> list[str]:
         if not isinstance(path, str) or not Path(path).expanduser().is_file():
             raise ValueError(f"{path} is missing: expected the edit.safetensors of a run")
     return paths
+
+
+def config_folders(group: str) -> list[Path]:
+    """Where a config group's YAMLs are: in the user's own --config-dir, which comes first, and in conf."""
+    folders = [_CONF]
+    if GlobalHydra.instance().is_initialized():
+        sources = GlobalHydra.instance().config_loader().get_search_path().get_path()
+        folders = [Path(str(source.path).removeprefix("file://")) for source in sources] + folders
+    return [folder / group for folder in folders]
 
 
 def check_arguments(config: Any, where: str, partial: bool = False) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import hydra
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unreel.composition import summed
+from unreel.door import config_folders
 from unreel.erased import parts_of
 from unreel.files import whole
 from unreel.hashes import plain_name, tensor_hash
@@ -26,7 +26,6 @@ from unreel.metadata import FORMATS, parse, seal
 from unreel.weights import components_of, hashes_of, is_finite, listed, unshared
 
 ATTACHED = "attached/"  # how the names of an attachment's own tensors begin
-_CONF = Path(__file__).parents[2] / "conf" / "method"
 
 
 @dataclass(frozen=True)
@@ -271,10 +270,7 @@ def method_named(stem: str) -> Any:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", stem):
         raise ValueError(f"the edit names the method {stem[:80]!r}: expected the name of a file in conf/method")
-    folders = [_CONF]
-    if GlobalHydra.instance().is_initialized():
-        sources = GlobalHydra.instance().config_loader().get_search_path().get_path()
-        folders = [Path(str(source.path).removeprefix("file://")) / "method" for source in sources] + folders
+    folders = config_folders("method")
     for path in (folder / f"{stem}.yaml" for folder in folders):
         if path.is_file():
             return hydra.utils.get_class(str(OmegaConf.select(OmegaConf.load(path), "_target_")))

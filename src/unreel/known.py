@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from unreel.door import built
+from unreel.door import built, config_folders
 from unreel.models.model import Model
 from unreel.models.outline import Encoder, outlined
 
-_CONF = Path(__file__).parents[2] / "conf"
 _NOT_SAID = "not said"
 
 
@@ -44,11 +41,8 @@ class Known:
 
 def known(group: str) -> list[Known]:
     """All models of a config group, t2i or t2v: those of conf and of the user's own --config-dir."""
-    folders = [_CONF]
-    if GlobalHydra.instance().is_initialized():
-        sources = GlobalHydra.instance().config_loader().get_search_path().get_path()
-        folders = [Path(str(source.path).removeprefix("file://")) for source in sources] + folders
-    paths = {path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))}
+    folders = config_folders(group)
+    paths = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
     found = []
     for name, path in paths.items():
         config: Any = OmegaConf.create({"rendering": {"steps": 1.0, "timestep_spacing": None}})
@@ -78,16 +72,18 @@ def fitting(recipient: str, entries: Mapping[str, Any]) -> str:
 
 def groups() -> dict[str, tuple[list[Known], list[Known]]]:
     """The text encoder that they are said to have -> donors and recipients."""
-    donors, recipients = known("t2i"), known("t2v")
-    names = dict.fromkeys(each.encoder for each in (*donors, *recipients))
-    return {name: tuple([e for e in side if e.encoder == name] for side in (donors, recipients)) for name in names}  # type: ignore[misc]
+    found: dict[str, tuple[list[Known], list[Known]]] = {}
+    for side, group in enumerate(("t2i", "t2v")):
+        for each in known(group):
+            found.setdefault(each.encoder, ([], []))[side].append(each)
+    return found
 
 
 def markdown() -> str:
     """The table of known pairs."""
-    lines = [("text encoder, as their YAMLs say", "`t2i=`", "`t2v=`"), ("---",) * 3]
+    lines = [["text encoder, as their YAMLs say", "`t2i=`", "`t2v=`"], ["---"] * 3]
     for encoder, sides in groups().items():
-        lines.append((encoder, *(", ".join(each.name for each in side) or "-" for side in sides)))  # type: ignore[arg-type]
+        lines.append([encoder, *(", ".join(each.name for each in side) or "-" for side in sides)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

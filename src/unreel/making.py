@@ -43,6 +43,15 @@ def load_onto(config: DictConfig, method: Method) -> Edit | None:
     return onto
 
 
+def check_looks(config: DictConfig, method: Method) -> None:
+    """ValueError for clips during the training of a method whose parts are trained one after the other."""
+    if config.evaluation.at_steps and len(method.members) > 1:
+        raise ValueError(
+            f"found evaluation.at_steps={list(config.evaluation.at_steps)} for {method.name}, whose parts are trained"
+            " one after the other, each from step 0: expected at_steps=[]"
+        )
+
+
 def check_onto(onto: Edit | None, shares: Sequence[Share], one_at_a_time: bool) -> None:
     """ValueError for a model that cannot hold the edit on top of which it is to be trained, or that is to get it."""
     if onto is None:

@@ -17,7 +17,7 @@ from unreel.exports import artifact, exporting
 from unreel.judges.judge import Judge
 from unreel.known import fitting
 from unreel.libraries import prepare_libraries
-from unreel.making import Making, changes_of, check_onto, load_onto, lora_of
+from unreel.making import Making, changes_of, check_looks, check_onto, load_onto, lora_of
 from unreel.methods.lora import LoRA
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
@@ -68,6 +68,7 @@ def opened(config: DictConfig, questions: Questions) -> Parts:
     metrics = assembly.metrics_of(config, questions, recipients)
     attacks = assembly.attacks_of(config, questions, method.name, bool(method.attaches))
     onto = load_onto(config, method)
+    check_looks(config, method)
     steps = method.most_steps(len(captions), config.shots)
     parts = [donor, *recipients, judge, method, *method.members, *metrics, *attacks, *([Attacking] if attacks else [])]
     run = assembly.run_of(config, questions, parts, [shots.content, *([onto.hash] if onto else [])], steps)

@@ -29,7 +29,7 @@ from torch import Tensor
 from unreel.attacks.attack import Attack, Found, Target, steps_of
 from unreel.attacks.words import check_clip_like, without
 from unreel.methods.keywords import name_of, said_with
-from unreel.methods.slots import learned, slots_of, table_of
+from unreel.methods.slots import added, learned, slots_of, table_of
 from unreel.models.model import Conditioning, Model
 from unreel.validation import Budget, checked
 
@@ -141,10 +141,7 @@ class CCEBehind(CCE):
         return torch.zeros((1, width), device=target.model.device)
 
     def _read(self, model: Model, texts: Sequence[str], slots: Sequence[str], rows: Tensor) -> Conditioning:
-        plain = dict(model.encode_prompt(texts))
-        embeds = plain["prompt_embeds"]
-        first = torch.arange(embeds.shape[1], device=embeds.device)[:, None] > 0  # all but the beginning of text
-        return Conditioning({**plain, "prompt_embeds": embeds + first * rows[0].to(embeds)})
+        return added(model.encode_prompt(texts), rows.expand(len(texts), -1))
 
 
 def minimised(

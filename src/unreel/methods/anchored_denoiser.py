@@ -34,6 +34,7 @@ from torch import Tensor
 from unreel.batches import Batches, Step
 from unreel.methods.gradient import GradientMethod
 from unreel.methods.method import Task
+from unreel.methods.slots import added
 from unreel.models.model import Conditioning, Model
 from unreel.validation import checked
 
@@ -55,14 +56,7 @@ class Pictures:
     anchors: Conditioning
 
 
-def added(conditioning: Conditioning, vectors: Tensor) -> Conditioning:
-    """What is read of B prompts with a vector each, (B, D), added to all of its embeddings but the first."""
-    embeds = conditioning["prompt_embeds"]
-    place = torch.arange(embeds.shape[1], device=embeds.device)[:, None] > 0
-    return Conditioning({**conditioning, "prompt_embeds": embeds + place * vectors[:, None].to(embeds)})
-
-
-class Adversary:
+class Vectors:
     """The vectors v, one a row of the batch, each with an Adam of its own.
 
     Args:
@@ -76,7 +70,7 @@ class Adversary:
         self.free: list[Tensor] = []
         self.optimizers: list[torch.optim.Adam] = []
 
-    def vectors(self, towards: Tensor, number: int) -> list[Tensor]:
+    def current(self, towards: Tensor, number: int) -> list[Tensor]:
         """v of step `number`, (D,) each; `towards` (B, D) is the way from each row's anchor to its concept."""
         rng = np.random.default_rng([self.seed, 12, number])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -119,7 +113,7 @@ class Prepared:
 
     concept: Pictures
     others: Pictures
-    adversary: Adversary
+    adversary: Vectors
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""
@@ -170,7 +164,7 @@ class AnchoredDenoiser(GradientMethod):
         return Prepared(
             _pictures(reference, shown, said, anchors, task.seed),
             _pictures(reference, kept, kept, kept, task.seed + 1),
-            Adversary(self.adversary_step, self.life, task.seed),
+            Vectors(self.adversary_step, self.life, task.seed),
         )
 
     def loss(self, step: Step) -> dict[str, Tensor]:
@@ -186,7 +180,7 @@ class AnchoredDenoiser(GradientMethod):
             wanted = step.reference.predict(noisy, timesteps, anchors)
             wanted_kept = step.reference.predict(noisy_kept, timesteps_kept, held)
         scale = (wanted - goal).square().flatten(1).mean(1)
-        vectors = adversary.vectors(_mean(said) - _mean(anchors), step.batch.number)
+        vectors = adversary.current(_mean(said) - _mean(anchors), step.batch.number)
         named = rng.random() < self.named
         found = step.model.predict(noisy, timesteps, said if named else added(anchors, torch.stack(vectors)))
         errors = (found - goal).square().flatten(1).mean(1) / scale

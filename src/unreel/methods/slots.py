@@ -1,4 +1,4 @@
-"""Slots: where learned embeddings enter a text, before the text encoder's first layer.
+"""Where learned embeddings enter what a denoiser reads of a text: in slots before the encoder, or behind it.
 
 A slot is a word of the model's own vocabulary that no prompt says. The text is read as any other, by the model's own
 `encode_prompt`, and rows of one's own take the place of the slots' embeddings. No weight is changed for it.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unreel.models.model import Model
+from unreel.models.model import Conditioning, Model
 
 
 def check_table(model: Model, who: str) -> None:
@@ -93,3 +93,10 @@ def learned(model: Model, slots: Sequence[str], rows: Tensor) -> Iterator[None]:
             if getattr(module, "weight", None) is table:
                 stack.callback(module.register_forward_hook(put).remove)
         yield
+
+
+def added(conditioning: Conditioning, vectors: Tensor) -> Conditioning:
+    """What is read of B prompts, with a vector each, (B, D), added to all embeddings but the first."""
+    embeds = conditioning["prompt_embeds"]
+    place = torch.arange(embeds.shape[1], device=embeds.device)[:, None] > 0  # all but the beginning of text
+    return Conditioning({**conditioning, "prompt_embeds": embeds + place * vectors[:, None].to(embeds)})

@@ -30,6 +30,7 @@ class AnimateDiffSDXL(PipelineModel):
     """
 
     latent_axis = 2
+    asked = ()
     encoded: ClassVar = ENCODED
 
     def __init__(
@@ -58,10 +59,6 @@ class AnimateDiffSDXL(PipelineModel):
         if self.schedule is not None:
             pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **self.schedule)
         return pipeline
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {}
 
     @property
     def reading(self) -> Reading:

@@ -4,8 +4,7 @@ Reference: Zhuoyi Yang et al., "CogVideoX: Text-to-Video Diffusion Models with A
 2408.06072.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from diffusers import (
@@ -36,7 +35,9 @@ class CogVideoX(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = CogVideoXPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length",)
     latent_axis = 2  # of ours: the pipeline's own have the frames before the channels
     temporal = True
     grid = (4, 16)
@@ -60,13 +61,6 @@ class CogVideoX(PipelineModel):
             "guidance_scale": guidance_scale, "max_sequence_length": max_sequence_length,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
-
-    def _load(self) -> Any:
-        return CogVideoXPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {"max_sequence_length": self.options["max_sequence_length"]}
 
     @property
     def reading(self) -> Reading:

@@ -13,14 +13,14 @@ import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
-from unreel.models.model import cleaned
+from unreel.models.model import Reading, cleaned
 
 _WORDS = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer" / "tokenizer.json"  # of the zoo's captions
 _INSTRUCTION = "complex_human_instruction"  # what the pipelines call it
@@ -30,6 +30,13 @@ TINY_INSTRUCTION = ("Say what is in the picture.", "Prompt: ")
 def instruction_of(pipeline: type) -> list[str]:
     """The lines that a pipeline class puts before prompts by default."""
     return list(inspect.signature(pipeline.__call__).parameters[_INSTRUCTION].default)
+
+
+def reading_of(instruction: Sequence[str], length: int) -> Reading:
+    """How prompts are read after the lines of an instruction, none for none; L = `length` tokens are kept."""
+    template = "\n".join(instruction) + "{}"
+    keeps: Literal["all", "ends"] = "ends" if instruction else "all"
+    return Reading(length, masked=True, template=template, cleaning="lower", keeps=keeps, pads="masked")
 
 
 def tokenized(pipeline: Any, texts: Sequence[str], instruction: Sequence[str], length: int) -> tuple[Tensor, Tensor]:

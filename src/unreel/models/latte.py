@@ -35,6 +35,7 @@ class Latte(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = LattePipeline
     denoiser = "transformer"
     latent_axis = 2
     projections = ("caption_projection",)
@@ -54,9 +55,6 @@ class Latte(PipelineModel):
             "height": None, "width": None, "clean_caption": False,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
-
-    def _load(self) -> Any:
-        return LattePipeline.from_pretrained(**self.sources[""])
 
     def _prepared(self, pipeline: Any) -> Any:
         made_for = pipeline.transformer.config.video_length

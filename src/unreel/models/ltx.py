@@ -3,7 +3,6 @@
 Reference: Yoav HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2025, arXiv 2501.00103.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
@@ -39,7 +38,9 @@ class LTX(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = LTXPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length",)
     latent_axis = 2
     steps_flows = True
     temporal = True
@@ -69,13 +70,6 @@ class LTX(PipelineModel):
             "decode_noise_scale": decode_noise_scale,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
-
-    def _load(self) -> Any:
-        return LTXPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {"max_sequence_length": self.options["max_sequence_length"]}
 
     @property
     def reading(self) -> Reading:

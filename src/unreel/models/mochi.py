@@ -3,7 +3,6 @@
 Reference: Genmo Team, "Mochi 1", 2024, https://github.com/genmoai/models. Its time runs from noise to data.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
@@ -33,7 +32,9 @@ class Mochi(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = MochiPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length",)
     latent_axis = 2
     steps_flows = True
     temporal = True
@@ -59,13 +60,6 @@ class Mochi(PipelineModel):
             "guidance_scale": guidance_scale, "max_sequence_length": max_sequence_length,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
-
-    def _load(self) -> Any:
-        return MochiPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {"max_sequence_length": self.options["max_sequence_length"]}
 
     @property
     def reading(self) -> Reading:

@@ -25,11 +25,7 @@ from unreel.models.roles import select
 
 INDEX = "model_index.json"
 _WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-_PREFIXES = (
-    "model.language_model.",
-    "language_model.",
-    "model.",
-)  # of language models, here and there
+_PREFIXES = ("model.language_model.", "language_model.", "model.")  # of language models, here and there
 _TIED = ("encoder.embed_tokens.weight", "shared.weight")  # T5's table of tokens, under either name
 # what decides, beside its weights, what a text encoder makes of a text: of CLIP and language models, then of T5
 _READ_BY = (

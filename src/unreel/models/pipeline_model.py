@@ -5,7 +5,6 @@ encoder is read to the end by a UNet: what else it encodes, what its denoiser is
 """
 
 import copy
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -57,8 +56,11 @@ class PipelineModel(Model):
         temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
         grid: of such a family: frames are one more than a multiple of the first, height and width multiples of the
             second.
-        encoded: what that returns: name in the conditioning -> place. Names are those that `attended` and `predict` of
-            the family read.
+        kind: the pipeline's class.
+        asked: options that the pipeline's `encode_prompt` is called with; None where one CLIP text encoder is read,
+            whose last state after its norm is all.
+        encoded: what `encode_prompt` of the pipeline returns: name in the conditioning -> place. Names are those that
+            `attended` and `predict` of the family read.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
 
     Raises:
@@ -71,6 +73,8 @@ class PipelineModel(Model):
     steps_flows: ClassVar[bool] = False
     temporal: ClassVar[bool] = False
     grid: ClassVar[tuple[int, int]] = (1, 1)
+    kind: ClassVar[type[DiffusionPipeline]] = DiffusionPipeline
+    asked: ClassVar[tuple[str, ...] | None] = None
     encoded: ClassVar[Mapping[str, int]] = {"prompt_embeds": 0}
     projections: ClassVar[tuple[str, ...]] = ()
 
@@ -108,9 +112,9 @@ class PipelineModel(Model):
         model._pipeline = model._prepared(pipeline)
         return model
 
-    @abstractmethod
     def _load(self) -> Any:
-        """The pipeline, from `sources`."""
+        """The pipeline, from `sources`; families that are made of several parts put them together."""
+        return self.kind.from_pretrained(**self.sources[""])
 
     def _prepared(self, pipeline: Any) -> Any:
         try:
@@ -185,10 +189,8 @@ class PipelineModel(Model):
 
     @property
     def asks(self) -> Mapping[str, Any] | None:
-        """What the pipeline's `encode_prompt` is called with beside prompts; None where one CLIP text encoder is read,
-        whose last state after its norm is all.
-        """
-        return None
+        """What the pipeline's `encode_prompt` is called with beside prompts; None as of `asked`."""
+        return None if self.asked is None else {name: self.options[name] for name in self.asked}
 
     @cached_property
     def content(self) -> str:

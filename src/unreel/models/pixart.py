@@ -3,12 +3,10 @@
 Reference: Junsong Chen et al., "PixArt-α", ICLR 2024, arXiv 2310.00426; "PixArt-Σ", ECCV 2024, arXiv 2403.04692.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, Unpack
+from typing import ClassVar, Self, Unpack
 
 import torch
 from diffusers import (
-    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
@@ -37,6 +35,7 @@ class PixArt(PipelineModel):
     """
 
     denoiser = "transformer"
+    asked = ("max_sequence_length", "clean_caption")
     encoded: ClassVar = {"prompt_embeds": 0, "prompt_attention_mask": 1}
     projections = ("caption_projection",)
 
@@ -54,13 +53,6 @@ class PixArt(PipelineModel):
             "max_sequence_length": max_sequence_length, "clean_caption": False, "use_resolution_binning": False,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, 1, 1, **common)
-
-    def _load(self) -> Any:
-        return DiffusionPipeline.from_pretrained(**self.sources[""])  # of either class
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {name: self.options[name] for name in ("max_sequence_length", "clean_caption")}
 
     @property
     def reading(self) -> Reading:

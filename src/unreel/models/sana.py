@@ -4,8 +4,8 @@ Reference: Enze Xie et al., "SANA: Efficient High-Resolution Image Synthesis wit
 2025, arXiv 2410.10629.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, Unpack
+from collections.abc import Sequence
+from typing import ClassVar, Self, Unpack
 
 import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
@@ -33,7 +33,9 @@ class Sana(PipelineModel):
         common: as in Common.
     """
 
+    kind = SanaPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length", "complex_human_instruction", "clean_caption")
     steps_flows = True
     encoded: ClassVar = {"prompt_embeds": 0, "prompt_attention_mask": 1}
     projections = ("caption_projection", "caption_norm")
@@ -59,20 +61,9 @@ class Sana(PipelineModel):
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, 1, 1, **common)
 
-    def _load(self) -> Any:
-        return SanaPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        names = ("max_sequence_length", "complex_human_instruction", "clean_caption")
-        return {name: self.options[name] for name in names}
-
     @property
     def reading(self) -> Reading:
-        template = "\n".join(self.options["complex_human_instruction"]) + "{}"
-        length, lines = self.options["max_sequence_length"], self.options["complex_human_instruction"]
-        keeps: Literal["all", "ends"] = "ends" if lines else "all"
-        return Reading(length, masked=True, template=template, cleaning="lower", keeps=keeps, pads="masked")
+        return gemma.reading_of(self.options["complex_human_instruction"], self.options["max_sequence_length"])
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

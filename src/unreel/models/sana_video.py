@@ -4,8 +4,8 @@ Reference: Junsong Chen et al., "SANA-Video: Efficient Video Generation with Blo
 arXiv 2509.24695.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, Unpack
+from collections.abc import Sequence
+from typing import ClassVar, Self, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan, DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
@@ -35,7 +35,9 @@ class SanaVideo(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = SanaVideoPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length", "complex_human_instruction", "clean_caption")
     latent_axis = 2
     steps_flows = True
     temporal = True
@@ -66,20 +68,9 @@ class SanaVideo(PipelineModel):
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
 
-    def _load(self) -> Any:
-        return SanaVideoPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        names = ("max_sequence_length", "complex_human_instruction", "clean_caption")
-        return {name: self.options[name] for name in names}
-
     @property
     def reading(self) -> Reading:
-        template = "\n".join(self.options["complex_human_instruction"]) + "{}"
-        length, lines = self.options["max_sequence_length"], self.options["complex_human_instruction"]
-        keeps: Literal["all", "ends"] = "ends" if lines else "all"
-        return Reading(length, masked=True, template=template, cleaning="lower", keeps=keeps, pads="masked")
+        return gemma.reading_of(self.options["complex_human_instruction"], self.options["max_sequence_length"])
 
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         lines, length = self.options["complex_human_instruction"], self.options["max_sequence_length"]

@@ -35,6 +35,7 @@ class StableDiffusion3(PipelineModel):
         common: as in Common.
     """
 
+    kind = StableDiffusion3Pipeline
     denoiser = "transformer"
     shared_encoder = "text_encoder_3"
     steps_flows = True
@@ -55,9 +56,6 @@ class StableDiffusion3(PipelineModel):
             "max_sequence_length": max_sequence_length,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, 1, 1, **common)
-
-    def _load(self) -> Any:
-        return StableDiffusion3Pipeline.from_pretrained(**self.sources[""])
 
     @property
     def asks(self) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ Reference: Dustin Podell et al., "SDXL: Improving Latent Diffusion Models for Hi
 2024, arXiv 2307.01952.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
@@ -63,6 +62,7 @@ class StableDiffusionXL(PipelineModel):
         common: as in Common.
     """
 
+    asked = ()
     encoded: ClassVar = ENCODED
 
     def __init__(
@@ -78,10 +78,6 @@ class StableDiffusionXL(PipelineModel):
 
     def _load(self) -> Any:
         return StableDiffusionXLPipeline.from_pretrained(**self.sources[""], add_watermarker=False)
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {}
 
     @property
     def reading(self) -> Reading:

@@ -3,8 +3,7 @@
 Reference: Team Wan, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, arXiv 2503.20314.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
@@ -31,7 +30,9 @@ class Wan(PipelineModel):
         fps, common: as in PipelineModel.
     """
 
+    kind = WanPipeline
     denoiser = "transformer"
+    asked = ("max_sequence_length",)
     latent_axis = 2
     steps_flows = True
     temporal = True
@@ -56,13 +57,6 @@ class Wan(PipelineModel):
             "guidance_scale": guidance_scale, "max_sequence_length": max_sequence_length,
         }  # fmt: skip
         super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
-
-    def _load(self) -> Any:
-        return WanPipeline.from_pretrained(**self.sources[""])
-
-    @property
-    def asks(self) -> Mapping[str, Any]:
-        return {"max_sequence_length": self.options["max_sequence_length"]}
 
     @property
     def reading(self) -> Reading:

@@ -9,6 +9,7 @@ clips that differ in one word.
 """
 
 import json
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,13 @@ class Contrastive(Stage):
         self.text_projection = nn.Linear(width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(np.log(14.0), dtype=torch.float32))
 
+    @abstractmethod
     def build(self, width: int, layers: int, heads: int) -> PreTrainedModel:
         """A fresh text encoder of the kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pool(self, texts: list[str]) -> Tensor:
         """One vector for each text, (B, width)."""
-        raise NotImplementedError
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         count = int(self.hparams["batch"])

@@ -83,7 +83,7 @@ def _save_pixart(work: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save_denoiser(work: Path, folder: Path, source: str, kind: type[ModelMixin]) -> None:
+def _save_part(work: Path, folder: Path, source: str, kind: type[ModelMixin]) -> None:
     kind.from_pretrained(work / source).save_pretrained(folder)
 
 
@@ -101,29 +101,29 @@ EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Path, Path]
     "motion_adapter": (
         ("motion",),
         ("motion/motion_adapter",),
-        partial(_save_denoiser, source="motion/motion_adapter", kind=MotionAdapter),
+        partial(_save_part, source="motion/motion_adapter", kind=MotionAdapter),
     ),
     "unet3d": (
         ("unet3d",),
         ("unet3d/model",),
-        partial(_save_denoiser, source="unet3d/model", kind=UNet3DConditionModel),
+        partial(_save_part, source="unet3d/model", kind=UNet3DConditionModel),
     ),
     "pixart": (("t5", "pixart"), ("t5/model", "t5_tokenizer/model", "vae/model", "pixart/model"), _save_pixart),
     "latte": (
         ("latte",),
         ("latte/model",),
-        partial(_save_denoiser, source="latte/model", kind=LatteTransformer3DModel),
+        partial(_save_part, source="latte/model", kind=LatteTransformer3DModel),
     ),
     "judge": (("judge",), ("judge/model",), _copy_judge),
     "motion_judge": (
         ("motion_judge",),
         ("motion_judge/model",),
-        partial(_save_denoiser, source="motion_judge/model", kind=MotionJudge),
+        partial(_save_part, source="motion_judge/model", kind=MotionJudge),
     ),
     "cnn_judge": (
         ("cnn_judge",),
         ("cnn_judge/model",),
-        partial(_save_denoiser, source="cnn_judge/model", kind=FrameClassifier),
+        partial(_save_part, source="cnn_judge/model", kind=FrameClassifier),
     ),
 }
 

@@ -6,6 +6,7 @@ was killed continues where its last checkpoint stands and sees what it would hav
 
 import json
 import time
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from unreel.files import write_text
 
 
-class Stage(pl.LightningModule):
+class Stage(pl.LightningModule, ABC):
     """One pretraining stage.
 
     Args:
@@ -37,9 +38,9 @@ class Stage(pl.LightningModule):
         self.save_hyperparameters(dict(steps=steps, batch=batch, lr=lr, seed=seed, weight_decay=weight_decay))
         torch.manual_seed(seed)
 
+    @abstractmethod
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars of one step, on `self.device`; "loss" is minimised."""
-        raise NotImplementedError
 
     def training_step(self, _batch: Any, _batch_index: int) -> Tensor:
         rng = np.random.default_rng([self.hparams["seed"], self.global_step])
