@@ -191,8 +191,8 @@ def test_every_model_is_built_without_loading_anything(group):
         config = configured("train", ["concept=drum", f"{group}={path.stem}"])
         entries = [config.t2i] if group == "t2i" else list(config.t2v.values())
         for entry in entries:
-            assert entry.name == path.stem and issubclass(get_class(entry._target_), Model)
-            assert hasattr(get_class(entry._target_), "tiny")
+            assert entry.name == path.stem
+            assert get_class(entry._target_) in FAMILIES, "no contract test runs over this family"
             if not OmegaConf.missing_keys(entry):
                 model = donor_of(config, "cpu") if group == "t2i" else built(entry, device="cpu")
                 assert model._pipeline is None

@@ -212,9 +212,10 @@ def test_an_edit_of_an_images_unet_reaches_the_video_models_that_hold_it_and_no_
 def test_an_attachment_of_a_peft_lora_is_data_and_restores_bit_for_bit(tmp_path, monkeypatch):
     """A method of the user's own, from a file and a YAML of theirs: its edit carries a LoRA that its class attaches."""
     peft = pytest.importorskip("peft")
-    monkeypatch.setattr("unreel.edits._CONF", tmp_path)
+    monkeypatch.setattr("unreel.door._CONF", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "my_lora.yaml").write_text("_target_: my_lora.MyLora\nname: my_lora\n")
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "my_lora.yaml").write_text("_target_: my_lora.MyLora\nname: my_lora\n")
     (tmp_path / "my_lora.py").write_text(LORA)
     torch.manual_seed(0)
     pipeline = tiny_pipeline()

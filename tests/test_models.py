@@ -36,9 +36,8 @@ FAMILIES = sorted(
         c
         for m in MODULES
         for _, c in inspect.getmembers(m, inspect.isclass)
-        if issubclass(c, Model) and "_load" in vars(c)
-    }
-    - {m.PipelineModel for m in MODULES if hasattr(m, "PipelineModel")},
+        if issubclass(c, Model) and c is not Model and "tiny" in vars(c)
+    },
     key=lambda c: c.__name__,
 )
 
