@@ -90,6 +90,17 @@ def test_a_killed_run_does_not_search_twice(attacked, monkeypatch):
     )
 
 
+def test_runs_of_other_seeds_share_the_searches_on_unedited_models(attacked, monkeypatch):
+    _, _, options = attacked
+    searched, own = [], CCE.search
+    monkeypatch.setattr(
+        CCE, "search", lambda self, target: searched.append((target.edited, target.seed)) or own(self, target)
+    )
+    kept = [option for option in options if not option.startswith("attack")]
+    train.main(configured("train", [*kept, "attack=[cce]", *CCE_FEW, "seed=7"]))
+    assert searched == [(True, 7)]
+
+
 def test_a_saved_edit_is_attacked_on_any_recipient(attacked):
     folder, run, options = attacked
     own = [o for o in options if o.startswith(("t2v", "judge", "runs", "cache", "device"))]

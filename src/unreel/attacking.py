@@ -77,7 +77,8 @@ class Attacking:
         evaluation: has looked at the run's prompts before and after.
         attacks: what is let loose.
         captions: of each concept.
-        seed: of everything random.
+        seed: of searches on edited models; those on unedited ones have that of the prompts, so that runs of all seeds
+            share them.
     """
 
     def __init__(
@@ -148,9 +149,10 @@ class Attacking:
         """
         stage, edit = "after" if edit else "before", edit if attack.knows_edit else None
         prompts, seeds = self._asked(captions.concept)
+        seed = self.seed if edit else self.evaluation.questions.seed
         run, cache = self.evaluation.run, self.evaluation.renderers[0].cache
         key = content_key(
-            attack=repr(attack), model=maker.content, edit=edit.hash if edit else "", seed=self.seed,
+            attack=repr(attack), model=maker.content, edit=edit.hash if edit else "", seed=seed,
             prompts=[repr(prompt) for prompt in prompts], seeds=seeds, contexts=captions.contexts,
             concept=repr(captions.concept), near=captions.near, vocabulary=captions.surroundings.vocabulary,
             evaluated=sorted(captions.evaluated), code=code_hash([attack, maker]), libraries=library_versions(),
@@ -164,7 +166,7 @@ class Attacking:
             if found is None:
                 with run.timed(f"attack {attack.name}") as phase:
                     found = self._searched(attack, Target(
-                        maker, maker.reference(edit.components) if edit else maker, captions, prompts, seeds, self.seed,
+                        maker, maker.reference(edit.components) if edit else maker, captions, prompts, seeds, seed,
                         edit is not None, cache,
                     ), edit)  # fmt: skip
                     phase.said = f"{captions.concept.slug} {stage}, searched on {maker.name}"

@@ -100,6 +100,7 @@ class Questions:
     surroundings: Surroundings
     prompts: list[Prompt]
     seeds: list[int]
+    seed: int  # of prompts and clips
 
     @classmethod
     def of(
@@ -133,7 +134,7 @@ class Questions:
         first = SEEDS + 100_000 * seed
         seeds = [first + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts)]
         others = source.forms(prompts, seed)
-        return cls(concepts, surroundings, sum(others, prompts), seeds * (1 + len(others)))
+        return cls(concepts, surroundings, sum(others, prompts), seeds * (1 + len(others)), seed)
 
 
 def asking_for(concept: Concept, text: str, seed: int | None = None) -> Prompt:

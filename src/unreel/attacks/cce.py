@@ -19,7 +19,7 @@ show. The form behind the encoder is ours.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class CCE(Attack):
         pictures: how many pictures of the concept the attacker has.
         tokens: how many rows are learned; 1 in the paper.
         noisiest: share of the timesteps that are drawn, from the noisiest on; 1 are all.
+        whole: whether the pictures of a video model are all frames of its clips, and not the first alone.
 
     Raises:
         ValueError: for a value that will not do.
@@ -58,13 +59,14 @@ class CCE(Attack):
     pictures: PositiveInt
     tokens: PositiveInt
     noisiest: Annotated[float, Field(gt=0, le=1)]
+    whole: ClassVar[bool] = False
 
     def check_model(self, model: Model) -> None:
         check_clip_like(model, self.name)
 
     def search(self, target: Target) -> Found:
         shown = target.captions.shot_prompts(self.pictures, target.seed + 1)
-        latents = target.pictures(shown)
+        latents = target.pictures(shown, whole=self.whole)
         slots = self._slots(target, shown)
         captions = [self._caption(text, target, slots) for text in shown]
         rows = self._start(target).requires_grad_(True)
