@@ -17,9 +17,12 @@ from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
 from unreel.methods.few_shot import FewShot
 from unreel.methods.gradient import ErasureModule, LookAtDonor
-from unreel.methods.guard import Guard, GuardRails
+from unreel.methods.guard import Guard, GuardRails, distance
 from unreel.methods.method import Task
+from unreel.models.cogvideox import CogVideoX
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion
+from unreel.sharing import plan
 from unreel.shots import Shots
 from unreel.vocabulary import Surroundings
 from unreel.zoo.store import verified
@@ -237,3 +240,25 @@ def test_of_states_without_the_concept_the_nearest_to_the_anchor_and_the_retaine
         monkeypatch.setattr(rails, "off_anchor", lambda off=off: off)
         rails.look(step, dict, lambda state: None, {}, lambda value: value)
     assert rails.best_step == 3
+
+
+def test_captions_are_pulled_and_held_as_recipients_read_them_too(tmp_path):
+    """CogVideoX reads the T5 of PixArt to another length, and does not tell it what is padding."""
+    donor, recipient = PixArt.tiny(), CogVideoX.tiny()
+    method, roles = few_shot(GUARD, steps=30, lr=1e-2), ["text_encoder.all"]
+    (share,) = plan(donor, [recipient], method, roles)
+    assert share.readings == [recipient.reading] and not plan(donor, [PixArt.tiny()], method, roles)[0].readings
+    task = replace(task_of(tmp_path, donor, roles), readings=share.readings)
+    task.shots.make(donor)
+    batch = Batches(donor, task.captions, task.shots, sizes(), 0).batch(0)
+    ((forget, anchors, retain, kept),) = Step(donor, donor, batch, readings=share.readings).also_read()
+    with torch.no_grad():
+        said = (batch.forget, batch.anchors, batch.retain, batch.retain)
+        for found, texts in zip((forget, anchors, retain, kept), said, strict=True):
+            wanted = recipient.encode_prompt(texts)["prompt_embeds"]
+            assert torch.allclose(found["prompt_embeds"], wanted, atol=1e-5)
+        wanted, off = recipient.encode_prompt(batch.anchors), []
+        for told in (task, replace(task, readings=[])):
+            with method.erase(donor, told).applied(recipient):
+                off.append(float(distance(recipient.encode_prompt(batch.forget), wanted)))
+    assert off[0] < off[1]

@@ -1,6 +1,6 @@
 """Training batches: shots with noise and captions, a step at a time, and what the denoiser reads of the captions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unreel.captions import TrainingCaptions
-from unreel.models.model import Conditioning, Model
+from unreel.models.model import Conditioning, Model, Reading
+from unreel.models.readings import states
 from unreel.shots import Shots
 from unreel.validation import checked
 
@@ -105,11 +106,15 @@ class Step:
         batch: what this step sees.
         prepared: what the method's `prepare` returned.
         brought: the module that the method's `brings` returned, which is trained in place of weights of the model.
+        readings: how recipients read prompts, where otherwise than the model.
     """
 
-    def __init__(self, model: Model, reference: Model, batch: Batch, prepared: Any = None, brought: Any = None) -> None:
+    def __init__(
+        self, model: Model, reference: Model, batch: Batch, prepared: Any = None, brought: Any = None,
+        readings: Sequence[Reading] = (),
+    ) -> None:  # fmt: skip
         self.model, self.reference, self.batch, self.prepared = model, reference, batch, prepared
-        self.brought, self._held = brought, ExitStack()
+        self.brought, self.readings, self._held = brought, readings, ExitStack()
 
     def hold(self, context: AbstractContextManager[Any]) -> None:
         """Enters a context, such as modules in their places, that lasts until the step's gradients were taken.
@@ -174,6 +179,20 @@ class Step:
     def kept(self) -> Conditioning:
         """Of the retained captions, by the reference."""
         return self._frozen[1]
+
+    def also_read(self) -> Iterator[tuple[Conditioning, Conditioning, Conditioning, Conditioning]]:
+        """`forget`, `anchors`, `retain` and `kept` as recipients read them, where otherwise than the model."""
+        for reading in self.readings:
+            yield (*self._as(reading, self.batch.forget, self.batch.anchors), *self._as(reading, self.batch.retain))
+
+    def _as(
+        self, reading: Reading, texts: list[str], wanted: list[str] | None = None
+    ) -> tuple[Conditioning, Conditioning]:
+        """What the model makes of texts under a reading, and what the reference does, of others if they are given."""
+        trained, _ = states(self.model, texts, reading)
+        with torch.no_grad():
+            frozen, _ = states(self.reference, texts if wanted is None else wanted, reading)
+        return Conditioning({"prompt_embeds": trained}), Conditioning({"prompt_embeds": frozen})
 
 
 class Batches:

@@ -114,9 +114,11 @@ class Making:
     def _part(self, place: int, maker: Model, where: Path) -> Edit:
         member = self.method.members[place]
         names = [r.name for share in self.shares if share.makers[place] is maker for r in share.recipients]
+        readings = [r for share in self.shares if share.makers[place] is maker for r in share.readings]
         looks = RenderClips(self.evaluation, names, self.config.evaluation.at_steps, self.onto)
         return member.erase(maker, replace(
             self.task, roles=self.method.roles_of(member, maker, self.task.roles),
+            readings=list(dict.fromkeys(readings)) if "text_encoder" in member.edits else [],
             trainer=partial(assembly.trainer_of, self.config, where, self.evaluation.loggers, looks),
             checkpoint=assembly.checkpoint_in(where),
         ))  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unreel.methods.method import Method
-from unreel.models.model import Model
+from unreel.models.model import Model, Reading
 from unreel.models.outline import Encoder, deaf, outlined
 from unreel.weights import hashes_of, unshared
 
@@ -65,11 +65,13 @@ class Share:
         maker: holds all weights that the edit changes: the donor, or a recipient that is edited itself.
         recipients: those that get it.
         makers: for each member of the method the model that its part is made on; one that is shared is made once.
+        readings: how recipients read prompts, where otherwise than the maker of the text encoder's edit.
     """
 
     maker: Model
     recipients: list[Model]
     makers: Sequence[Model] = ()
+    readings: Sequence[Reading] = ()
 
 
 def _unshared(why: str, donor: Model, recipient: Model, method: Method) -> Unshared:
@@ -127,12 +129,13 @@ def plan(
     method.check(donor, roles)
     members = [(member, method.roles_of(member, donor, roles)) for member in method.members]
     held = [_held(donor, member, own) if member.edits else None for member, own in members]
-    alike, alone, loaded = Share(donor, [], [donor] * len(members)), [], donor
+    readings, alone, loaded = list[Reading](), [], donor
+    alike = Share(donor, [], [donor] * len(members), readings)
     for recipient in recipients:
         if one_at_a_time:
             loaded.release()
         loaded = recipient
-        makers = []
+        makers, own_reading = [], list[Reading]()
         for (member, own), theirs in zip(members, held, strict=True):
             why = theirs.differs(recipient) if theirs else ""
             if why and member.needs:
@@ -143,11 +146,13 @@ def plan(
                 _log.warning(
                     f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"
                 )
+                own_reading += [recipient.reading] if donor.reading.differs(recipient.reading) else []
             makers.append(recipient if why else donor)
         if recipient in makers:
-            alone.append(Share(recipient, [recipient], makers))
+            alone.append(Share(recipient, [recipient], makers, own_reading))
         else:
             alike.recipients.append(recipient)
+            readings += [reading for reading in own_reading if reading not in readings]
     if one_at_a_time:
         loaded.release()
     return ([alike] if alike.recipients else []) + alone

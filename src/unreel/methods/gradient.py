@@ -53,11 +53,15 @@ class GradientMethod(Method):
         """Scalars; "loss" is minimised, the others are logged."""
 
     def guarded_loss(self, step: Step) -> dict[str, Tensor]:
-        """`loss` with the terms of the guard rails, "anchor" and "retain", if there are any."""
+        """`loss` with the terms of the guard rails, "anchor" and "retain", if there are any.
+
+        They are means over the ways in which the model and the recipients read prompts.
+        """
         scalars = self.loss(step)
         if (guard := self.guard) is not None:
-            scalars["anchor"] = distance(step.forget, step.anchors)
-            scalars["retain"] = distance(step.retain, step.kept)
+            read = [(step.forget, step.anchors, step.retain, step.kept), *step.also_read()]
+            scalars["anchor"] = torch.stack([distance(forget, anchors) for forget, anchors, _, _ in read]).mean()
+            scalars["retain"] = torch.stack([distance(retain, kept) for _, _, retain, kept in read]).mean()
             held = guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
             scalars["loss"] = scalars["loss"] + held
         return scalars
@@ -193,7 +197,7 @@ class ErasureModule(pl.LightningModule):
 
     def training_step(self, _batch: Any, _index: int) -> Tensor | None:
         batch = self.batches.batch(self.global_step).share(self.trainer.global_rank, self.trainer.world_size)
-        self.step = Step(self.model, self.reference, batch, self.prepared, self.brought)
+        self.step = Step(self.model, self.reference, batch, self.prepared, self.brought, self.task.readings)
         scalars = self.method.guarded_loss(self.step)
         loss = scalars.pop("loss")
         self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})

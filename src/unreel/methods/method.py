@@ -17,7 +17,7 @@ import torch
 from unreel.captions import TrainingCaptions
 from unreel.edits import Edit
 from unreel.methods.lora import LoRA
-from unreel.models.model import Model
+from unreel.models.model import Model, Reading
 from unreel.records import Concept
 from unreel.shots import Shots
 from unreel.validation import Name
@@ -35,6 +35,7 @@ class Task:
         trainer: gives a Lightning Trainer for so many steps, whose first callbacks are the given ones.
         checkpoint: where a killed training goes on, if one was.
         lora: that only changes of low rank are trained; None for the weights themselves.
+        readings: how recipients of the edit read prompts, where otherwise than the model that it is made on.
     """
 
     captions: Sequence[TrainingCaptions]
@@ -44,6 +45,7 @@ class Task:
     trainer: Callable[[int, list[pl.Callback]], pl.Trainer] | None = None
     checkpoint: Path | None = None
     lora: LoRA | None = None
+    readings: Sequence[Reading] = ()
 
     @property
     def concepts(self) -> list[Concept]:

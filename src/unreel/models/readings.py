@@ -3,13 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
 from unreel.models.model import Model, Reading
 
+
+def _mended(text: str) -> str:
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean  # takes its time
+
+    return str(prompt_clean(text))
+
+
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
-    "": lambda text: text, "lower": lambda text: text.lower().strip(), "ftfy": prompt_clean
+    "": lambda text: text, "lower": lambda text: text.lower().strip(), "ftfy": _mended
 }  # fmt: skip
 
 
