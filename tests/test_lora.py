@@ -23,6 +23,7 @@ from unreel.methods.method import Task
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.animatediff_sdxl import AnimateDiffSDXL
 from unreel.models.modelscope import ModelScope
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.models.stable_diffusion_xl import StableDiffusionXL
 from unreel.sharing import plan
@@ -250,3 +251,21 @@ def test_factors_on_top_of_a_whole_edit_become_new_values_and_nothing_goes_on_to
         above = method.erase(model, task_of(tmp_path, model, lora=None))
     with pytest.raises(ValueError, match="the first holds low-rank factors"):
         factors + above
+
+
+def test_factors_are_trained_in_float32_beside_a_text_encoder_in_bfloat16(tmp_path):
+    """As UMT5-XXL is published, of which a copy in float32 fills 23 GB."""
+    tiny = PixArt.tiny().pipeline.to(torch.bfloat16)
+    model = PixArt.of(tiny, num_inference_steps=2, guidance_scale=4.0, max_sequence_length=64, name="half")
+    method = replace(few_shot(GUARD), ascent="bounded")
+    with pytest.raises(ValueError, match=r"found in torch.bfloat16: expected float32 or float16.*or parameters=lora"):
+        plan(model, [model], method, ["mlp"])
+    plan(model, [model], method, ["mlp"], low_rank=True)
+    before, clips = parameter_hashes(model.components["text_encoder"]), model.render(PROMPTS, SEEDS)
+    edit = method.erase(model, task_of(tmp_path, model))
+    assert {tensor.dtype for tensor in edit.tensors.values()} == {torch.float32}
+    assert all(tensor.any() for tensor in edit.tensors.values())
+    assert next(model.components["text_encoder"].parameters()).dtype == torch.bfloat16
+    with edit.applied(model):
+        assert not torch.equal(model.render(PROMPTS, SEEDS), clips)
+    assert parameter_hashes(model.components["text_encoder"]) == before

@@ -107,8 +107,9 @@ def _held(donor: Model, member: Method, roles: Sequence[str]) -> Held:
 
 
 def plan(
-    donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str], one_at_a_time: bool = False
-) -> list[Share]:
+    donor: Model, recipients: Sequence[Model], method: Method, roles: Sequence[str], one_at_a_time: bool = False,
+    low_rank: bool = False,
+) -> list[Share]:  # fmt: skip
     """Who is edited for whom. The donor's edit goes where it fits; elsewhere the method runs on the recipient itself.
 
     Of a method with several members this holds for each: a recipient that shares the donor's text encoder alone gets
@@ -119,6 +120,7 @@ def plan(
         method: what edits.
         roles: which weights.
         one_at_a_time: whether a model is released before the next one is loaded.
+        low_rank: whether factors are trained beside the weights.
 
     Raises:
         ValueError: when it fits nowhere, or for a recipient that has other weights and on which the method cannot run,
@@ -127,6 +129,7 @@ def plan(
     if "text_encoder" in method.edits and method.needs:
         check_outlines(donor, recipients, method, roles)
     method.check(donor, roles)
+    method.check_dtypes(donor, low_rank)
     members = [(member, method.roles_of(member, donor, roles)) for member in method.members]
     held = [_held(donor, member, own) if member.edits else None for member, own in members]
     readings, alone, loaded = list[Reading](), [], donor
@@ -142,6 +145,7 @@ def plan(
                 raise _unshared(why, donor, recipient, member)
             if why or not theirs:  # it is edited itself, or the method attaches itself to its pipeline
                 member.check(recipient, own)
+                member.check_dtypes(recipient, low_rank)
             elif theirs.encoder and (how := theirs.encoder.reads_otherwise(Encoder.of(recipient))):
                 _log.warning(
                     f"{recipient.name} reads prompts otherwise than {donor.name}, on which the edit is made: {how}"

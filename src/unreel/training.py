@@ -120,7 +120,10 @@ def train(config: DictConfig, questions: Questions) -> Path:
 def planned(config: DictConfig, parts: Parts) -> list[Share]:
     """Who is edited for whom. ValueError where an edit does not fit, with the known donors that would do."""
     try:
-        return plan(parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time)
+        return plan(
+            parts.donor, parts.recipients, parts.method, config.parameters.roles, config.one_model_at_a_time,
+            parts.lora is not None,
+        )  # fmt: skip
     except Unshared as error:
         raise ValueError(f"{error}; {fitting(error.recipient, config.t2v)}") from None
 

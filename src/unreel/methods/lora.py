@@ -104,6 +104,8 @@ class LowRank:
                 if isinstance(layer, LoraLayer):
                     down, up = names_of(f"{key}/{plain_name(name)}.weight")
                     own: Any = layer
+                    for factors in (own.lora_A, own.lora_B):
+                        factors["default"].float()  # beside coarser weights too: Adam's steps are small
                     self.parameters |= {down: own.lora_A["default"].weight, up: own.lora_B["default"].weight}
 
     def tensors(self) -> dict[str, Tensor]:

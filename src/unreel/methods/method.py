@@ -127,13 +127,6 @@ class Method(ABC):
             )
         chosen = model.select(roles)
         allowed = set(model.select(self.roles)) if self.roles else None
-        for key in self.edits:
-            found = next(model.components[key].parameters()).dtype
-            if found not in (torch.float32, torch.float16):  # others would not be known again by their hashes
-                raise ValueError(
-                    f"method {self.name} edits the {key} of {model.name}, found in {found}: expected float32 or"
-                    f" float16, as with denoiser_dtype=null and denoiser_storage=null; edit first, then quantise"
-                )
         for name in chosen:
             own = (
                 "text_encoder" if name.startswith("text_encoder_") else name.split("/")[0]
@@ -142,6 +135,24 @@ class Method(ABC):
                 raise ValueError(
                     f"method {self.name} cannot change {name}, which parameters.roles={list(roles)} asks for: it"
                     f" changes {', '.join(self.roles or self.edits)}"
+                )
+
+    def check_dtypes(self, model: Model, low_rank: bool = False) -> None:
+        """ValueError for a model whose weights are held too coarsely to be edited.
+
+        Args:
+            model: that the edit is made on.
+            low_rank: whether factors are trained beside the weights, which may be in bfloat16 then.
+        """
+        held = [torch.float32, torch.float16, *([torch.bfloat16] if low_rank else [])]
+        for key in self.edits:
+            found = next(model.components[key].parameters()).dtype
+            if found not in held:
+                expected = "one of float32, float16 and bfloat16" if low_rank else "float32 or float16"
+                beside = "" if low_rank else ", or parameters=lora for bfloat16"
+                raise ValueError(
+                    f"method {self.name} edits the {key} of {model.name}, found in {found}: expected {expected}, as"
+                    f" with denoiser_dtype=null and denoiser_storage=null{beside}; edit first, then quantise"
                 )
 
     def facts(self, model: Model, edit: Edit) -> dict[str, Any]:
