@@ -5,7 +5,7 @@ On tensors that have shapes and no values a step of Stable Diffusion takes secon
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTokenizer
 
 from unreel.batches import Batch, Step
 from unreel.concepts import to_concept
 from unreel.methods.adversary import Search
 from unreel.methods.few_shot import FewShot, Prepared
+from unreel.methods.lora import LoRA, LowRank
 from unreel.models.model import Conditioning, Model
 from unreel.zoo.store import zoo_tokenizer
 
@@ -49,6 +50,11 @@ def config_of(name: str) -> Any:
         return hydra.compose(name)
 
 
+def clip_tokenizer() -> CLIPTokenizer:
+    """The zoo's, to the length of Stable Diffusion's."""
+    return CLIPTokenizer.from_pretrained(zoo_tokenizer(), model_max_length=77)
+
+
 def built_model(name: str, dtype: str = "float32", denoiser_dtype: str | None = None, **common: Any) -> Model:
     """A model of the real shapes of `models/NAME.yaml` with random weights.
 
@@ -58,9 +64,13 @@ def built_model(name: str, dtype: str = "float32", denoiser_dtype: str | None = 
     """
     config, parts = config_of(name), {}
     for key, part in config.parts.items():
-        with weights_in(denoiser_dtype if key == "unet" and denoiser_dtype is not None else dtype):
+        values = torch.device("cpu") if key == "scheduler" else nullcontext()
+        with (
+            values,
+            weights_in(denoiser_dtype if key in ("unet", "transformer") and denoiser_dtype is not None else dtype),
+        ):
             parts[key] = hydra.utils.instantiate(part, _convert_="all")
-    tokenizer = CLIPTokenizer.from_pretrained(zoo_tokenizer(), model_max_length=77)
+    tokenizer = hydra.utils.get_method(config.tokenizer)() if "tokenizer" in config else clip_tokenizer()
     pipeline: DiffusionPipeline = hydra.utils.get_class(config.pipeline)(**parts, tokenizer=tokenizer, **config.others)
     family, device = hydra.utils.get_class(config.family), str(pipeline.device)
     return family.of(pipeline, name=name, denoiser_dtype=denoiser_dtype, device=device, **config.options, **common)
@@ -121,11 +131,23 @@ def peak(work: Callable[[], Any], tensors: Any) -> int:
     return live.peak
 
 
+class _Operations(TorchDispatchMode):
+    """torch's counts of operations. Its own mode knows modules too, for which it takes no gradients of leaves."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
 def operations(work: Callable[[], Any]) -> int:
     """Floating-point operations of some work; a multiplication with its addition is two."""
-    with FlopCounterMode(display=False) as flops:
+    with _Operations() as counted:
         work()
-    return flops.get_total_flops()
+    return counted.total
 
 
 def weights(*models: Model) -> list[Tensor]:
@@ -141,18 +163,23 @@ class Training:
         method: with its batch sizes; its table of errors is taken for made.
         model: the donor.
         roles: which weights are trained.
+        lora: that factors beside them are.
     """
 
-    def __init__(self, method: FewShot, model: Model, roles: list[str]) -> None:
+    def __init__(self, method: FewShot, model: Model, roles: list[str], lora: LoRA | None = None) -> None:
         self.method, self.model = method, model
-        self.reference = model.reference(list(method.edits))
+        self.reference = model.reference(list(method.edits), shared=lora is not None)
         chosen = set(model.select(roles))
         self.trained = [
-            parameter.requires_grad_(True)
+            parameter
             for key in method.edits
             for name, parameter in model.components[key].named_parameters()
             if f"{key}/{name}" in chosen
         ]
+        if lora is not None:
+            self.trained = list(LowRank(lora, model, roles, 0).parameters.values())
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
         copies = [[p.detach().clone() for p in self.trained] for _ in range(2)]  # as they were, and the best state
         self.tensors = [*weights(self.model, self.reference), *copies]
         self.optimizer = torch.optim.Adam(self.trained, **method.optimizer)

@@ -23,7 +23,8 @@ class Common(TypedDict, total=False):
 
     Attributes:
         name: what scores call it; the folder, unless it is given.
-        dtype: of the weights; float32 unless it is given. In bfloat16 they would not hash as their other copies.
+        dtype: of the weights; float32 unless it is given. In bfloat16 nothing but low-rank factors is trained beside
+            them, and they are known again where the files hold bfloat16, too: others are rounded otherwise.
         denoiser_dtype: of the denoiser's weights and of all that it computes, if another one. Nothing may edit it then.
         denoiser_storage: "float8" keeps the denoiser's weights, those of its norms aside, rounded to 8 bits each
             (torch.float8_e4m3fn); a layer computes in the dtype that they had. Recipients only; nothing may edit it.
@@ -42,7 +43,7 @@ class Common(TypedDict, total=False):
 
     __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
     name: str
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "bfloat16"]
     denoiser_dtype: Literal["float32", "float16", "bfloat16"] | None
     denoiser_storage: Literal["float8"] | None
     autocast: bool
