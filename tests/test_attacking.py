@@ -12,8 +12,10 @@ from test_train import only_run, small_run
 from unreel.attacks.cce import CCE
 from unreel.attacks.relearn import Relearn
 from unreel.columns import column_of
+from unreel.figures import attacks
 from unreel.overview import write_overview
 from unreel.records import must_go
+from unreel.results import write_tables
 from unreel.scores import read_scores
 from unreel.tables import cells, columns_of
 
@@ -71,6 +73,28 @@ def test_every_attack_is_a_column(attacked):
     assert columns_of(scores)[-3:] == ["attack cce", "attack paraphrase", "attack relearn_encoder"]
     assert must_go(column_of("attack cce").split) and "before)" in cells(scores)["attack cce"]
     assert columns_of([s for s in scores if not s.split.startswith("attack_")]) == columns_of(scores)[:-3]
+
+
+def test_the_figure_of_attacks_shows_what_came_back_beside_the_control(attacked, tmp_path):
+    _, run, _ = attacked
+    scores = read_scores(run / "scores.jsonl")
+    (axis,) = attacks(scores, {"attack cce": 0.25}).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cce", "paraphrase", "relearn_encoder"]
+
+    def seen(stage):
+        rows = [s for s in scores if s.stage == stage and s.metric == "concept_accuracy"]
+        return [
+            next(s.value for s in rows if s.split == f"attack_{name}")
+            for name in ("cce", "paraphrase", "relearn_encoder")
+        ]
+
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(seen("after"))
+    assert list(axis.lines[-2].get_xdata()) == pytest.approx(seen("before"))
+    assert list(axis.lines[-1].get_xdata()) == [0.25, 0.25]
+    write_tables(scores, tmp_path, {"attack cce": 0.25})
+    assert (tmp_path / "attacks.png").stat().st_size > 1000
+    write_tables([s for s in scores if not s.split.startswith("attack_")], tmp_path / "plain", {})
+    assert not (tmp_path / "plain" / "attacks.png").exists()
 
 
 def test_a_killed_run_does_not_search_twice(attacked, monkeypatch):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from unreel.files import whole
 from unreel.records import Score
-from unreel.tables import by_run, differing_in, estimated, left, natural, varied
+from unreel.tables import by_run, columns_of, differing_in, estimated, left, natural, pairs, varied
 
 SHOWN = {"forget": "concept still seen", "context": "rest of its prompts kept", "retain": "other prompts kept"}
 
@@ -140,4 +140,36 @@ def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str]
         axes[0].invert_yaxis()
     if len(series) > 1:
         axes[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def attacks(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
+    """A panel a recipient, a row an attack: what it brings back of each method, with 95 % over seeds; | the control.
+
+    What is asked of an attack is dotted.
+    """
+    columns = [column for column in columns_of(scores) if column.startswith("attack ")]
+    methods, t2vs = (sorted({getattr(s, key) for s in scores}) for key in ("method", "t2v"))
+    size, width = (1.6 + 2.6 * len(t2vs), 1.2 + 0.14 * len(columns) * (len(methods) + 1)), 0.8 / len(methods)
+    figure, axes = plt.subplots(1, len(t2vs), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, t2v in zip(axes[0], t2vs, strict=True):
+        for i, method in enumerate(methods):
+            own = [s for s in scores if (s.method, s.t2v) == (method, t2v)]
+            found = {place: estimated(own, column) for place, column in enumerate(columns)}
+            told = [(place + (i - (len(methods) - 1) / 2) * width, *value) for place, value in found.items() if value]
+            if not told:
+                continue
+            places, middle, half = zip(*told, strict=True)
+            axis.barh(places, middle, width, xerr=half, capsize=2, label=method)
+            before = [pairs(own, columns[place])[:, 0].mean() for place, value in found.items() if value]
+            axis.plot(before, places, "|", color="black", markersize=9, label="the unedited model" if i == 0 else None)
+        for place, column in enumerate(columns):
+            if column in bars:
+                axis.plot([bars[column]] * 2, [place - 0.45, place + 0.45], ":", color="grey", linewidth=1)
+        axis.set(xlim=(0, 1.15), yticks=range(len(columns)), yticklabels=[c.removeprefix("attack ") for c in columns])
+        axis.set_title(t2v, fontsize=10)
+        _plain(axis)
+    axes[0][0].invert_yaxis()
+    figure.supxlabel("concept seen after the attack", fontsize=9)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     return figure

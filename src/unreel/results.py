@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unreel.columns import column_of
-from unreel.figures import lines_or_bars, pareto, save, scatter
+from unreel.figures import attacks, lines_or_bars, pareto, save, scatter
 from unreel.files import write_text
 from unreel.records import Score
 from unreel.scores import write_scores
@@ -59,6 +59,8 @@ def write_tables(
     )
     write_text(folder / "table.md", text)
     save(scatter(scores, bars), folder / "forget_retain.png")
+    if any(column.startswith("attack ") for column in columns_of(scores)):
+        save(attacks(scores, bars), folder / "attacks.png")
 
 
 def _asked_of(column: str) -> str:
