@@ -124,7 +124,7 @@ def test_what_edits_a_denoiser_is_refused_on_one_in_8_bits(tmp_path):
     with pytest.raises(ValueError, match=rf"zoo_animatediff: the denoiser is quantised.*{says}"):
         plan(parts.donor, parts.recipients, parts.method, roles)
     with pytest.raises(ValueError, match=rf"edits the denoiser of zoo_animatediff.*{says}"):
-        parts.method.check(recipient, roles)
+        parts.method.check_dtypes(recipient)
     edit = Edit({}, hashes_of(parts.donor.components, ["denoiser"]), "uce")
     with pytest.raises(ValueError, match=rf"the denoiser is quantised.*{says}"):
         edit.check(recipient)

@@ -149,7 +149,7 @@ class Method(ABC):
             found = next(model.components[key].parameters()).dtype
             if found not in held:
                 expected = "one of float32, float16 and bfloat16" if low_rank else "float32 or float16"
-                beside = "" if low_rank else ", or parameters=lora for bfloat16"
+                beside = ", or parameters=lora" if found == torch.bfloat16 else ""  # which takes it
                 raise ValueError(
                     f"method {self.name} edits the {key} of {model.name}, found in {found}: expected {expected}, as"
                     f" with denoiser_dtype=null and denoiser_storage=null{beside}; edit first, then quantise"
