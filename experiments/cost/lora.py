@@ -1,6 +1,6 @@
 """A training step of a LoRA edit beside an XXL text encoder: real shapes, random weights, no download.
 
-python experiments/cost/lora.py wan_1_3b           # or cogvideox_2b; needs 20 GB of memory
+python experiments/cost/lora.py wan_1_3b           # or cogvideox_2b; counted for that one: 15 GB
 
 First what is counted on tensors without values, of the default's step and of the one that is measured, which has few
 captions so that a CPU gets through it; then seconds and memory of that one.

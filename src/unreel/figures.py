@@ -160,9 +160,9 @@ def attacks(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
             if not told:
                 continue
             places, middle, half = zip(*told, strict=True)
-            axis.barh(places, middle, width, xerr=half, capsize=2, label=method)
+            axis.barh(places, middle, width, xerr=half, capsize=2, label=method, color=f"C{i}")
             before = [pairs(own, columns[place])[:, 0].mean() for place, value in found.items() if value]
-            axis.plot(before, places, "|", color="black", markersize=9, label="the unedited model" if i == 0 else None)
+            axis.plot(before, places, "|", color="black", markersize=9, label="the unedited model")
         for place, column in enumerate(columns):
             if column in bars:
                 axis.plot([bars[column]] * 2, [place - 0.45, place + 0.45], ":", color="grey", linewidth=1)
@@ -171,5 +171,6 @@ def attacks(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
         _plain(axis)
     axes[0][0].invert_yaxis()
     figure.supxlabel("concept seen after the attack", fontsize=9)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    named = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     return figure
