@@ -222,7 +222,8 @@ class Rendering:
     def denoise(self) -> None:
         """One step of the schedule."""
         with torch.no_grad():
-            self.model.predict(self.latents, torch.tensor(500), Conditioning({"prompt_embeds": self.embeds}))
+            timesteps = torch.full((len(self.latents),), 500)
+            self.model.predict(self.latents, timesteps, Conditioning({"prompt_embeds": self.embeds}))
 
     def decode(self) -> None:
         """All frames of the clips."""
