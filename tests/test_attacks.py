@@ -28,6 +28,7 @@ from unreel.edits import Edit, hashes_of
 from unreel.hashes import parameter_hashes
 from unreel.methods.keywords import name_of, said_with
 from unreel.methods.slots import learned, slots_of, table_of, words_of
+from unreel.models.animatediff import AnimateDiff
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.records import ATTACK, Prompt
 from unreel.rendering import Renderer
@@ -345,6 +346,18 @@ def test_paraphrases_of_a_file_take_turns_with_the_prompts(tmp_path):
     found = attack.search(target_of(None, tmp_path))
     assert found.texts == ["tam-tam", "bongo", "conga"] and found.of == [0, 1, 0]
     assert attack.content != small_attack("paraphrase").content
+
+
+@over("attack")
+def test_an_attack_that_learns_a_look_refuses_a_motion_where_one_picture_is_all_there_is(path):
+    attack, model, spinning = small_attack(path.stem), StableDiffusion.tiny(), asked("spinning").concepts[0]
+    attack.check_looks(model, [DRUM])
+    if attack.learns_looks:
+        with pytest.raises(ValueError, match=f"{path.stem} learns from pictures .* found spinning, a motion"):
+            attack.check_looks(model, [DRUM, spinning])
+    else:
+        attack.check_looks(model, [spinning])
+    attack.check_looks(AnimateDiff.tiny(), [spinning])
 
 
 @over("attack")

@@ -179,15 +179,16 @@ def attacks_of(config: DictConfig, questions: Questions, eraser: str, attached: 
     return attacks
 
 
-def check_attacks(attacks: Sequence[Attack], shares: Sequence[Share], one_at_a_time: bool) -> None:
-    """ValueError when a model on which an attack searches lacks what it needs."""
+def check_attacks(attacks: Sequence[Attack], shares: Sequence[Share], concepts: Sequence[Concept], alone: bool) -> None:
+    """ValueError when a model on which an attack searches lacks what it needs. `alone`: one model is held at a time."""
     for share in shares if attacks else []:
         for model in dict.fromkeys([share.maker, *share.recipients]):
             for attack in attacks:
                 if model is share.maker or attack.searches_on == "recipient":
+                    attack.check_looks(model, concepts)
                     attack.check_gradients(model)
                     attack.check_model(model)
-            if one_at_a_time:
+            if alone:
                 model.release()
 
 

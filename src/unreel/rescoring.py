@@ -46,7 +46,7 @@ def rescore(config: DictConfig) -> Path:
                 recipient.release()
         share = Share(exporting.plainest(recipients) if exports or attacks else recipients[0], recipients)
         exporting.check(exports, share.maker, edit.changed)
-        assembly.check_attacks(attacks, [share], config.one_model_at_a_time)
+        assembly.check_attacks(attacks, [share], questions.concepts, config.one_model_at_a_time)
         phase.said = ", ".join(recipient.name for recipient in recipients)
     with run.working() as todo:
         if todo:

@@ -97,7 +97,7 @@ def train(config: DictConfig, questions: Questions) -> Path:
             exporting.check(parts.exports, share.maker, changes_of(parts.lora, share.maker, config.parameters.roles))
             if config.one_model_at_a_time:
                 share.maker.release()
-        assembly.check_attacks(parts.attacks, shares, config.one_model_at_a_time)
+        assembly.check_attacks(parts.attacks, shares, questions.concepts, config.one_model_at_a_time)
         phase.said = ", ".join(dict.fromkeys(model.name for model in (parts.donor, *parts.recipients)))
     with run.working() as todo:
         if todo:

@@ -150,6 +150,7 @@ class Attack(ABC):
         knows_edit: whether its search sees the edited model; if not, it is its own control's, and searched once.
         passes_guidance: whether it can meet erasers that change no weights and act when a pipeline samples.
         keeps: whether what it found stays in the run folder when the run is done; whole weights do not.
+        learns_looks: whether its search needs pictures of the concept, made by the model that it searches on.
     """
 
     name: Name
@@ -157,6 +158,7 @@ class Attack(ABC):
     knows_edit: ClassVar[bool] = True
     passes_guidance: ClassVar[bool] = False
     keeps: ClassVar[bool] = True
+    learns_looks: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, target: Target) -> Found:
@@ -182,6 +184,16 @@ class Attack(ABC):
     def check_model(self, model: Model) -> None:
         """ValueError for a model that lacks what it needs."""
         return
+
+    def check_looks(self, model: Model, concepts: Sequence[Concept]) -> None:
+        """ValueError for a concept that the model's pictures do not show, if the search needs them."""
+        for concept in concepts:
+            if self.learns_looks and concept.part == "motion" and model.num_frames == 1:
+                raise ValueError(
+                    f"attack {self.name} learns from pictures by {model.name}, found {concept.slug}, a motion, which"
+                    " no picture shows: expected one that searches on each recipient (attack=video_inversion), or"
+                    " t2i=NAME of a video model"
+                )
 
     def check_gradients(self, model: Model) -> None:
         """ValueError for a model through which no gradient comes, if the search needs one: it knows the edit then."""

@@ -60,6 +60,7 @@ class CCE(Attack):
     tokens: PositiveInt
     noisiest: Annotated[float, Field(gt=0, le=1)]
     whole: ClassVar[bool] = False
+    learns_looks = True
 
     def check_model(self, model: Model) -> None:
         check_clip_like(model, self.name)

@@ -74,6 +74,7 @@ class TokenAttack(Attack):
     weight_decay: NonNegativeFloat
     batch: PositiveInt
     probes: PositiveInt
+    learns_looks = True
 
     @abstractmethod
     def start(self, table: Tensor, count: int, generator: torch.Generator) -> Tensor:
