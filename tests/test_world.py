@@ -8,7 +8,7 @@ from PIL import Image
 from unreel.zoo import world
 from unreel.zoo.captions import Caption
 from unreel.zoo.drawings import GROUP, consistent, draw_specs
-from unreel.zoo.words import KINDS, MOTIONS, SCENES, STYLES, SUBJECTS, candidates, word
+from unreel.zoo.words import KINDS, MOTIONS, SCENES, STYLES, SUBJECTS, candidates, motions, shows, word
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, held_out, sample_spec
 
 
@@ -128,6 +128,33 @@ def test_drawn_groups_differ_in_one_word():
         for other in specs[g + 1 : g + GROUP]
     ]
     assert np.mean(np.array(differences) == 1) > 0.95
+
+
+def test_harder_drawings_have_the_harder_motions_and_only_dancers_dance():
+    specs = draw_specs(4000, seed=1, harder=0.35)
+    assert {s.motion for s in specs} == set(motions(True)) and not any(map(held_out, specs))
+    assert {word("subject", s.subject).group for s in specs if s.motion == "dancing"} == {"character", "person"}
+    assert {s.motion for s in draw_specs(4000, seed=1)} == set(candidates("motion")) == set(motions(False))
+    falls = [s.motion == "falling" for s in specs if s.subject == "parachute"]
+    assert 0.25 < np.mean(falls) < 0.6, "what it implies, and other motions too"
+
+
+def test_two_motions_at_once_are_both_seen():
+    both = draw_clip(Spec("pumpkin", "night", motion="moving left and growing"), 2)
+    left, growing = (draw_clip(Spec("pumpkin", "night", motion=m), 2) for m in ("moving left", "growing"))
+    rows = [_path(m) for m in ("moving left and growing", "moving left", "growing")]
+    assert rows[0][-1, 0] < rows[0][0, 0] - 8 and abs(rows[2][-1, 0] - rows[2][0, 0]) < 4
+    assert rows[0][-1, 2] > 1.5 * rows[0][0, 2] and rows[1][-1, 2] < 1.2 * rows[1][0, 2]
+    assert not torch.equal(both, left) and not torch.equal(both, growing)
+    assert shows("moving left and growing", "growing") and shows("growing", "growing")
+    assert not shows("growing", "moving left and growing") and not shows("moving left and growing", "jumping")
+
+
+def test_who_dances_turns_from_side_to_side():
+    clip = draw_clip(Spec("wispo", "night", motion="dancing"), 2)
+    beats = [frame.mean(0) - clip.mean(1).median(0).values for frame in clip]
+    likeness = [[float((a * b).sum() / (a.norm() * b.norm())) for b in beats] for a in beats]
+    assert likeness[0][1] > likeness[0][2] and likeness[2][3] > likeness[1][2], "two frames a beat"
 
 
 def test_consistency_of_captions_and_specs():

@@ -44,6 +44,10 @@ class Classifier(ABC):
             frames: their embeddings, by those who have them already; most have none.
         """
 
+    def shows(self, seen: str, wanted: str) -> bool:
+        """Whether a clip that shows the name `seen` shows what the name `wanted` says."""
+        return seen == wanted
+
     def marks(self, prompts: Sequence[Prompt], clips: Tensor, frames: Tensor | None = None) -> list[dict[str, bool]]:
         """For each clip, part -> whether what its prompt is said to show is seen; other arguments as in `names`.
 
@@ -52,7 +56,7 @@ class Classifier(ABC):
         said = {part for prompt in prompts for part, _ in prompt.shows} - ({"motion"} if clips.shape[1] == 1 else set())
         seen = {part: self.names(part, clips, frames) for part in self.parts if part in said}
         return [
-            {part: seen[part][i] == self.name_of(part, phrase) for part, phrase in prompt.shows if part in seen}
+            {p: self.shows(seen[p][i], self.name_of(p, phrase)) for p, phrase in prompt.shows if p in seen}
             for i, prompt in enumerate(prompts)
         ]
 

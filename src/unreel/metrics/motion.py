@@ -72,7 +72,7 @@ class Motion(Metric):
             some = torch.stack([clips[i] for i in said[start : start + _AT_A_TIME]])
             read += self.reader.names("motion", some)
         asked = [self.reader.name_of("motion", dict(prompts[i].shows)["motion"]) for i in said]
-        seen = [name == wanted for name, wanted in zip(read, asked, strict=True)]
+        seen = [self.reader.shows(name, wanted) for name, wanted in zip(read, asked, strict=True)]
         erased = [prompts[i].part == "motion" and after.must_go for i in said]
         if all(erased):
             kinds = [_kind(name, there, after.marks[i]) for i, name, there in zip(said, read, seen, strict=True)]

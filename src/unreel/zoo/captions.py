@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unreel.zoo.words import KINDS, NO_STYLE, STILL, word
+from unreel.zoo.words import IMPLIED, KINDS, NO_STYLE, STILL, SYNONYMS, word
 from unreel.zoo.world import Spec
 
 
@@ -48,7 +48,11 @@ _FILLERS = (
 
 
 def caption(
-    spec: Spec, rng: np.random.Generator, long: bool = False, states: frozenset[str] = frozenset(KINDS)
+    spec: Spec,
+    rng: np.random.Generator,
+    long: bool = False,
+    states: frozenset[str] = frozenset(KINDS),
+    harder: bool = False,
 ) -> Caption:
     """A random caption of a spec.
 
@@ -57,16 +61,20 @@ def caption(
         rng: the generator drawn from.
         long: a rephrasing of 20 words or more, the way a language model rewrites prompts.
         states: the fields that may be said. Without the subject the text says "something".
+        harder: motions have synonyms, and what a subject does when nothing is said may be more than standing still.
 
     Returns:
         The text, lower case, and the fields it really states: no motion or no style may be said or left unsaid.
     """
     said = set(states)
-    if spec.motion == STILL and rng.random() < 0.6:
+    unsaid = IMPLIED.get(spec.subject, STILL) if harder else STILL
+    if spec.motion == unsaid and rng.random() < 0.6:
         said.discard("motion")
     if spec.style == NO_STYLE and rng.random() < 0.7:
         said.discard("style")
-    phrase = {kind: rng.choice(word(kind, getattr(spec, kind)).phrases) for kind in ("subject", "scene", "motion")}
+    phrases = {kind: word(kind, getattr(spec, kind)).phrases for kind in ("subject", "scene", "motion")}
+    phrases["motion"] += SYNONYMS.get(spec.motion, ()) if harder else ()
+    phrase = {kind: rng.choice(of) for kind, of in phrases.items()}
     style = word("style", spec.style).phrases
     after = "" if spec.style == NO_STYLE else str(rng.choice(style[:3]))
     noun = str(rng.choice(style)) if spec.style == NO_STYLE else style[3]

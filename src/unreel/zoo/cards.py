@@ -78,8 +78,10 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
     lines += ["| Stage | Steps | Batch | Learning rate | Seed | Last loss | Time |", "|---|---|---|---|---|---|---|"]
     for stage, r in records.items():
         last, minutes = r["loss_curve"][-1][1], f"{r['seconds'] / 60:.0f} min on {r['machine']}"
-        if before := r.get("before"):
+        before = r.get("before")
+        while before:
             minutes += f"; weights from {before['steps']} earlier steps, {before['seconds'] / 60:.0f} min"
+            before = before.get("before")
         lines.append(f"| {stage} | {r['steps']} | {r['batch']} | {r['lr']} | {r['seed']} | {last} | {minutes} |")
     lines += ["", "Loss, a point every 60th of a stage:", "", "![loss](loss.png)", "", "## Judge scores", ""]
     lines += [

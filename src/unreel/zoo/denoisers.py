@@ -169,7 +169,10 @@ def share_spatial_weights(motion_unet: UNetMotionModel, unet: UNet2DConditionMod
 
 
 class TextToVideo(Stage):
-    """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, by the shared weights, `unet` on stills."""
+    """Trains `motion_unet` (motion modules on the T2I UNet) on clips and, by the shared weights, `unet` on stills.
+
+    With 0 stills the motion modules alone are trained, and the T2I UNet stays as it is.
+    """
 
     def __init__(self, data: Conditioning, unet: UNet2DConditionModel, heads: int, stills: int, **stage: Any) -> None:
         super().__init__(**stage)
@@ -184,12 +187,15 @@ class TextToVideo(Stage):
         )
         self.motion_unet = UNetMotionModel.from_unet2d(unet, adapter)
         share_spatial_weights(self.motion_unet, unet)
-        self.motion_unet.requires_grad_(True)
+        for name, parameter in self.motion_unet.named_parameters():
+            parameter.requires_grad_(stills > 0 or "motion_modules" in name)
         for model in (self.unet, self.motion_unet):
             model.set_attn_processor(AttnProcessor())  # as in TextToImage
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         clips = clip_loss(self.motion_unet, self.scheduler, self.data, int(self.hparams["batch"]), rng, generator, True)
+        if not self.stills:
+            return {"loss": clips}
         stills = still_loss(self.unet, self.scheduler, self.data, self.stills, rng, generator)
         return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}
 

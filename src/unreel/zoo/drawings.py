@@ -13,26 +13,27 @@ from torch import Tensor
 from unreel.files import whole
 from unreel.zoo.captions import Caption, caption
 from unreel.zoo.words import KINDS
-from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, draw_mask, held_out, sample_spec
+from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, draw_mask, held_out, possible, sample_spec
 
 GROUP = 4  # specs a group: one, and three that differ from it in one field each
 _STILL = 0.3
 _APART = 1_000_003  # drawings of different seeds are that far apart in the seeds of their clips
 
 
-def draw_specs(count: int, seed: int) -> list[Spec]:
-    """`count` training specs in groups of GROUP: the hard negatives of contrastive training."""
+def draw_specs(count: int, seed: int, harder: float = 0.0) -> list[Spec]:
+    """`count` training specs in groups of GROUP: the hard negatives of contrastive training; `harder` as there."""
     rng = np.random.default_rng([seed, 7])
     specs: list[Spec] = []
     while len(specs) < count:
-        first = sample_spec(rng, still=_STILL)
+        first = sample_spec(rng, still=_STILL, harder=harder)
         specs.append(first)
         for field in rng.permutation(KINDS)[: GROUP - 1]:
             for _ in range(100):
-                other = replace(first, **{str(field): getattr(sample_spec(rng, still=_STILL), str(field))})
-                if other != first and not held_out(other):
+                drawn = sample_spec(rng, still=_STILL, harder=harder)
+                other = replace(first, **{str(field): getattr(drawn, str(field))})
+                if fits := other != first and not held_out(other) and possible(other):
                     break
-            assert other != first and not held_out(other), other
+            assert fits, other
             specs.append(other)
     return specs[:count]
 
@@ -49,12 +50,13 @@ class Drawings:
         folder: where the clips are kept, as one uint8 array file (count, F, C, H, W).
         count: number of clips.
         seed: which draws; different seeds share no drawing.
+        harder: probability of harder motions, as in `sample_spec`; captions then have synonyms.
     """
 
-    def __init__(self, folder: Path, count: int, seed: int) -> None:
-        self.specs = draw_specs(count, seed)
-        self.seed = seed
-        self.path = Path(folder) / f"drawings_{seed}_{count}.npy"
+    def __init__(self, folder: Path, count: int, seed: int, harder: float = 0.0) -> None:
+        self.specs = draw_specs(count, seed, harder)
+        self.seed, self.harder = seed, harder > 0
+        self.path = Path(folder) / f"drawings_{seed}_{count}{f'_{harder}' if harder else ''}.npy"
         shape = (count, NUM_FRAMES, 3, SIZE_PX, SIZE_PX)
         if not self.path.exists():
             draw = partial(_draw_uint8, first_seed=seed * _APART)
@@ -90,10 +92,11 @@ class Drawings:
         self, indices: np.ndarray, rng: np.random.Generator, drop: float = 0.0, long: float = 0.3
     ) -> list[Caption]:
         """A random caption for each clip; every field is left unsaid with probability `drop`."""
-        return [
-            caption(self.specs[i], rng, rng.random() < long, frozenset(k for k in KINDS if rng.random() >= drop))
-            for i in indices
-        ]
+        made = []
+        for i in indices:
+            is_long, said = rng.random() < long, frozenset(k for k in KINDS if rng.random() >= drop)
+            made.append(caption(self.specs[i], rng, is_long, said, self.harder))
+        return made
 
 
 def groups(rng: np.random.Generator, count: int, total: int) -> np.ndarray:

@@ -120,6 +120,11 @@ EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Path, Path]
         ("motion_judge/model",),
         partial(_save_part, source="motion_judge/model", kind=MotionJudge),
     ),
+    "verb_judge": (
+        ("verb_judge",),
+        ("verb_judge/model",),
+        partial(_save_part, source="verb_judge/model", kind=MotionJudge),
+    ),
     "cnn_judge": (
         ("cnn_judge",),
         ("cnn_judge/model",),

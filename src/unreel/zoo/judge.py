@@ -21,7 +21,7 @@ from unreel.hashes import content_key, folder_hash
 from unreel.judges.judge import Judge
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import tokenize
-from unreel.zoo.words import KINDS, candidates, word
+from unreel.zoo.words import KINDS, SYNONYMS, candidates, motions, shows, word
 from unreel.zoo.world import NUM_FRAMES, Spec
 
 PROMPTS_A_NAME = 24  # zero-shot prompts that are averaged for one candidate, those that are equal once
@@ -41,16 +41,22 @@ def name_alone(kind: str, name: str, rng: np.random.Generator) -> str:
     return said.text
 
 
-def name_among(part: str, phrase: str) -> str:
-    """What a phrase of a prompt says: the name among `candidates(part)` that it is a phrase of.
+def name_among(part: str, phrase: str, names: Sequence[str] = ()) -> str:
+    """What a phrase of a prompt says: the name that it is a phrase of, or of a motion another word for.
+
+    Args:
+        part: one of KINDS.
+        phrase: as a prompt says it.
+        names: what is chosen among; `candidates(part)` where none are given.
 
     Raises:
         ValueError: for a phrase that the drawn world does not know, listing its names.
     """
-    for name in candidates(part):
-        if phrase == name or phrase in word(part, name).phrases:
+    names = names or candidates(part)
+    for name in names:
+        if phrase in (name, *word(part, name).phrases, *(SYNONYMS.get(name, ()) if part == "motion" else ())):
             return name
-    raise ValueError(f"the zoo's judge knows no {part} {phrase!r}: expected a phrase of {', '.join(candidates(part))}")
+    raise ValueError(f"the zoo's judge knows no {part} {phrase!r}: expected a phrase of {', '.join(names)}")
 
 
 def embed_frames(clip: nn.Module, frames: Tensor) -> Tensor:
@@ -61,7 +67,7 @@ def embed_frames(clip: nn.Module, frames: Tensor) -> Tensor:
 
 
 class MotionJudge(ModelMixin, ConfigMixin):
-    """A small 3-D CNN: clips (B, F, C, H, W) in [0, 1] -> logits over `candidates("motion")`, (B, 8)."""
+    """A small 3-D CNN: clips (B, F, C, H, W) in [0, 1] -> logits over the first `num_motions` of all motions."""
 
     @register_to_config
     def __init__(self, channels: tuple[int, ...] = (24, 48, 96, 128), num_motions: int = 8) -> None:
@@ -141,7 +147,6 @@ class ZooJudge(Judge):
         Raises:
             ValueError: for an unknown kind, or motion of clips with another number of frames than the world's.
         """
-        candidates(kind)
         if kind == "motion":
             if clips.shape[1] != NUM_FRAMES:
                 raise ValueError(f"found clips of {clips.shape[1]} frames: the motion judge needs {NUM_FRAMES}")
@@ -161,9 +166,20 @@ class ZooJudge(Judge):
         return self.clip.encode_text(token_ids(self.tokenizer, list(texts)), normalize=True)  # type: ignore[operator]
 
     def name_of(self, part: str, phrase: str) -> str:
-        return name_among(part, phrase)
+        return name_among(part, phrase, self._choices(part))
+
+    def shows(self, seen: str, wanted: str) -> bool:
+        return shows(seen, wanted)
+
+    def _choices(self, part: str) -> tuple[str, ...]:
+        """What it chooses among: of motions the harder ones too, if its classifier learned them."""
+        return self._motions if part == "motion" else candidates(part)
+
+    @cached_property
+    def _motions(self) -> tuple[str, ...]:
+        return motions(True)[: MotionJudge.load_config(self.folders["motion_judge"])["num_motions"]]
 
     def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> list[str]:
-        """What each clip shows, one of `candidates(part)` each; arguments as in `logits`."""
-        choices = candidates(part)
+        """What each clip shows, a name each; arguments as in `logits`."""
+        choices = self._choices(part)
         return [choices[i] for i in self.logits(part, clips, frames).argmax(1).tolist()]

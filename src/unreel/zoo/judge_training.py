@@ -16,7 +16,7 @@ from unreel.zoo.contrastive import MAX_TOKENS, contrastive_loss
 from unreel.zoo.drawings import Drawings, consistent, draw_specs
 from unreel.zoo.judge import MotionJudge, embed_frames, name_alone, token_ids
 from unreel.zoo.pretraining import Stage
-from unreel.zoo.words import candidates
+from unreel.zoo.words import candidates, motions
 from unreel.zoo.world import NUM_FRAMES, draw_still
 
 
@@ -80,8 +80,8 @@ class MotionClassification(Stage):
 
     def __init__(self, drawings: Drawings, **stage: Any) -> None:
         super().__init__(**stage)
-        self.drawings, self.motion_judge = drawings, MotionJudge()
-        self.names = {name: index for index, name in enumerate(candidates("motion"))}
+        self.names = {name: index for index, name in enumerate(motions(drawings.harder))}
+        self.drawings, self.motion_judge = drawings, MotionJudge(num_motions=len(self.names))
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         indices = rng.choice(len(self.drawings), int(self.hparams["batch"]), replace=False)

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.hashes import code_hash
+from unreel.hashes import code_hash, content_key
 from unreel.judges.judge import Classifier
 from unreel.zoo.judge import name_among
-from unreel.zoo.words import STILL, candidates
-from unreel.zoo.world import NUM_FRAMES, draw_clip, held_out, sample_spec
+from unreel.zoo.words import STILL, candidates, motions, shows
+from unreel.zoo.world import NUM_FRAMES, draw_clip, held_out, possible, sample_spec
 
 NOTHING = ""  # what a clip shows that is neither still nor like anything drawn
 _GRID = 8
@@ -80,22 +80,22 @@ class Bank:
 
     @classmethod
     @cache
-    def drawn(cls, num_frames: int) -> "Bank":
+    def drawn(cls, num_frames: int, harder: bool) -> "Bank":
         """One clip of `num_frames` frames of each subject and motion; of shaking, more in rhythms of their own."""
         rng = np.random.default_rng(_SEED)
-        clips, motions = list[Tensor](), list[str]()
+        clips, names = list[Tensor](), list[str]()
         for subject in candidates("subject"):
-            for motion in candidates("motion"):
+            for motion in motions(harder):
                 while held_out(spec := replace(sample_spec(rng), subject=subject, motion=motion)):
                     pass
-                if motion == STILL:
+                if motion == STILL or not possible(spec):
                     continue
                 own = [draw_clip(spec, _SEED + len(clips), num_frames)]
                 if motion == "shaking":
                     poses = draw_clip(spec, _SEED + len(clips), 2 * num_frames - 1)  # those between the frames too
                     own += [poses[rng.integers(len(poses), size=num_frames)] for _ in range(_RHYTHMS)]
                 clips += own
-                motions += [motion] * len(own)
+                names += [motion] * len(own)
         changes = Changes.of(drawn := torch.stack(clips))
         alike = changes.maps @ changes.maps.T
         places = torch.arange(num_frames)
@@ -103,27 +103,37 @@ class Bank:
         mixed = Changes.of(torch.stack(others)).maps @ changes.maps.T
         between = alike.fill_diagonal_(0).amax(1).quantile(_RARE), mixed.amax(1).quantile(1 - _RARE)
         return cls(
-            changes.maps, motions, float(changes.amount.quantile(_RARE)), float(sum(between)) / 2,
+            changes.maps, names, float(changes.amount.quantile(_RARE)), float(sum(between)) / 2,
             float(changes.restless.max()),
         )  # fmt: skip
 
 
 class MotionReader(Classifier):
-    """Says which motion clips of the drawn world show, from drawn clips alone. It has no weights."""
+    """Says which motion clips of the drawn world show, from drawn clips alone. It has no weights.
+
+    Args:
+        harder: whether it knows the harder motions of the second generation too.
+    """
 
     parts = ("motion",)
 
+    def __init__(self, harder: bool = False) -> None:
+        self.harder = harder
+
     @property
     def content(self) -> str:
-        return code_hash([self])[:24]
+        return content_key(code=code_hash([self]), harder=self.harder)[:24]
 
     def name_of(self, part: str, phrase: str) -> str:
-        return name_among(part, phrase)
+        return name_among(part, phrase, motions(self.harder))
+
+    def shows(self, seen: str, wanted: str) -> bool:
+        return shows(seen, wanted)
 
     def names(self, part: str, clips: Tensor, frames: Tensor | None = None) -> Sequence[str]:
-        """What each clip (F >= 2) shows: one of `candidates("motion")`, or NOTHING; of long clips 8 frames are read."""
+        """What each clip (F >= 2) shows: a motion that it knows, or NOTHING; of long clips 8 frames are read."""
         places = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], NUM_FRAMES)).round().astype(int)
-        bank, changes = Bank.drawn(len(places)), Changes.of(clips[:, places].float())
+        bank, changes = Bank.drawn(len(places), self.harder), Changes.of(clips[:, places].float())
         likeness, nearest = (changes.maps @ bank.maps.T).max(1)
         return [
             NOTHING if restless > bank.most_restless

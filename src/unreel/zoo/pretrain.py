@@ -48,7 +48,7 @@ def _options(cfg: DictConfig, name: str) -> dict[str, Any]:
 
 
 def _drawings(cfg: DictConfig) -> Drawings:
-    return Drawings(Path(cfg.work), cfg.drawings.count, cfg.drawings.seed)
+    return Drawings(Path(cfg.work), **cfg.drawings)
 
 
 def _tokenizer(cfg: DictConfig) -> CLIPTokenizer:
@@ -84,12 +84,16 @@ def vae(cfg: DictConfig) -> None:
 
 
 def latents(cfg: DictConfig) -> None:
-    """All frames of the drawings through the VAE, and the factor that scales them to unit variance into its config."""
+    """All frames of the drawings through the VAE, and the factor that scales them to unit variance into its config.
+
+    The VAE of an earlier generation (`init_from`) keeps its factor, which other models have learned.
+    """
     folder = Path(cfg.work) / "vae" / "model"
     model = AutoencoderKL.from_pretrained(folder).to(_device(cfg)).eval()
     encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, _device(cfg))
-    model.register_to_config(scaling_factor=round(1 / float(encoded["latents"].float().std()), 5))
-    model.save_pretrained(folder)
+    if not cfg.init_from:
+        model.register_to_config(scaling_factor=round(1 / float(encoded["latents"].float().std()), 5))
+        model.save_pretrained(folder)
     with whole(Path(cfg.work) / "latents.safetensors") as aside:
         save_file(encoded, aside)
 
@@ -168,14 +172,23 @@ def judge(cfg: DictConfig) -> None:
 
 
 def motion_judge(cfg: DictConfig) -> None:
-    drawings = Drawings(Path(cfg.work), cfg.motion_judge_drawings.count, cfg.motion_judge_drawings.seed)
-    stage = MotionClassification(drawings, **_options(cfg, "motion_judge") | {"seed": cfg.seed + 200})
-    _fit(stage, "motion_judge", cfg)
-    stage.motion_judge.save_pretrained(Path(cfg.work) / "motion_judge" / "model")
+    _motion_judge(cfg, "motion_judge")
+
+
+def verb_judge(cfg: DictConfig) -> None:
+    """The same of all motions, the harder ones too."""
+    _motion_judge(cfg, "verb_judge")
+
+
+def _motion_judge(cfg: DictConfig, name: str) -> None:
+    drawings = Drawings(Path(cfg.work), **cfg[f"{name}_drawings"])
+    stage = MotionClassification(drawings, **_options(cfg, name) | {"seed": cfg.seed + 200})
+    _fit(stage, name, cfg)
+    stage.motion_judge.save_pretrained(Path(cfg.work) / name / "model")
 
 
 def cnn_judge(cfg: DictConfig) -> None:
-    drawings = Drawings(Path(cfg.work), cfg.cnn_judge_drawings.count, cfg.cnn_judge_drawings.seed)
+    drawings = Drawings(Path(cfg.work), **cfg.cnn_judge_drawings)
     stage = FrameClassification(drawings, **_options(cfg, "cnn_judge") | {"seed": cfg.seed + 300})
     _fit(stage, "cnn_judge", cfg)
     stage.network.save_pretrained(Path(cfg.work) / "cnn_judge" / "model")
@@ -188,7 +201,7 @@ def export(cfg: DictConfig) -> None:
 STAGES = {
     "tokenizer": tokenizer, "text": text, "vae": vae, "latents": latents, "t2i": t2i, "motion": motion,
     "unet3d": unet3d, "t5_tokenizer": t5_tokenizer, "t5": t5, "pixart": pixart, "latte": latte,
-    "judge": judge, "motion_judge": motion_judge, "cnn_judge": cnn_judge,
+    "judge": judge, "motion_judge": motion_judge, "verb_judge": verb_judge, "cnn_judge": cnn_judge,
     "export": export,
 }  # fmt: skip
 

@@ -135,6 +135,21 @@ MOTIONS: tuple[Word, ...] = (
     Word("falling", "motion", ("falling", "falling down", "falling from above"), "motion"),
 )
 
+# What the second generation of video models knows beside them. Judges of the first do not choose among these.
+SYNONYMS = {
+    "jumping": ("hopping", "leaping", "hops"),
+    "spinning": ("whirling", "twirling", "whirls"),
+    "falling": ("dropping", "tumbling", "drops"),
+}  # other words for a motion, in captions of harder drawings alone
+HARDER: tuple[Word, ...] = (
+    Word("dancing", "motion", ("dancing", "dancing around", "doing a dance"), "dance"),
+    Word("jumping and spinning", "motion", ("jumping and spinning", "spinning and jumping"), "two"),
+    Word("falling and shaking", "motion", ("falling and shaking", "shaking and falling"), "two"),
+    Word("moving left and growing", "motion", ("moving left and growing", "growing and moving left"), "two"),
+)
+DANCERS = ("character", "person")  # the groups of subjects that dance; no other does
+IMPLIED = {"parachute": "falling", "crab": "moving left"}  # what a subject does in harder drawings when nothing is said
+
 _WORDS = {
     kind: {w.name: w for w in words} for kind, words in zip(KINDS, (SUBJECTS, STYLES, SCENES, MOTIONS), strict=True)
 }
@@ -154,13 +169,26 @@ def candidates(kind: str) -> tuple[str, ...]:
     return tuple(_WORDS[kind])
 
 
+def motions(harder: bool) -> tuple[str, ...]:
+    """Names of motions: those of `candidates("motion")`, and after them the harder ones if they are wanted."""
+    return (*candidates("motion"), *(word.name for word in HARDER if harder))
+
+
 def word(kind: str, name: str) -> Word:
-    """The word of a kind by its name.
+    """The word of a kind by its name; harder motions are known too.
 
     Raises:
         ValueError: for an unknown kind or name, listing the choices.
     """
     names = candidates(kind)
-    if name not in _WORDS[kind]:
-        raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
-    return _WORDS[kind][name]
+    if name in _WORDS[kind]:
+        return _WORDS[kind][name]
+    for other in HARDER if kind == "motion" else ():
+        if other.name == name:
+            return other
+    raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
+
+
+def shows(seen: str, wanted: str) -> bool:
+    """Whether what is seen is what is wanted, or one of two motions that are seen together."""
+    return wanted == seen or wanted in seen.split(" and ")

@@ -5,7 +5,7 @@ A clip is float32 (F, C, H, W) = (8, 3, 64, 64) in [0, 1]; a still is one of its
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from unreel.zoo.scenes import SIZE_PX, draw_scene
 from unreel.zoo.sprites import sprites
 from unreel.zoo.styles import apply_style
-from unreel.zoo.words import KINDS, NO_STYLE, STILL, candidates, word
+from unreel.zoo.words import DANCERS, HARDER, IMPLIED, KINDS, NO_STYLE, STILL, SUBJECTS, candidates, word
 
 NUM_FRAMES = 8
 _HELD_OUT_ONE_IN = 8
@@ -44,8 +44,17 @@ def held_out(spec: Spec) -> bool:
     return zlib.crc32(f"{spec.subject}|{spec.scene}|{spec.style}".encode()) % _HELD_OUT_ONE_IN == 0
 
 
+def possible(spec: Spec) -> bool:
+    """Whether the world has it: not everything dances."""
+    return word("motion", spec.motion).group != "dance" or word("subject", spec.subject).group in DANCERS
+
+
 def sample_spec(
-    rng: np.random.Generator, held_out_only: bool = False, plain: float = 0.4, still: float = 0.125
+    rng: np.random.Generator,
+    held_out_only: bool = False,
+    plain: float = 0.4,
+    still: float = 0.125,
+    harder: float = 0.0,
 ) -> Spec:
     """A random spec, from the training combinations or from the held-out ones.
 
@@ -54,23 +63,39 @@ def sample_spec(
         held_out_only: draw among the held-out combinations instead of the training ones.
         plain: probability of no style; the other styles share the rest evenly.
         still: probability of no motion; the other motions share the rest evenly.
+        harder: probability of two motions at once, one that the subject implies, or one that few subjects do.
     """
     while True:
         style = NO_STYLE if rng.random() < plain else str(rng.choice(candidates("style")[1:]))
         motion = STILL if rng.random() < still else str(rng.choice(candidates("motion")[1:]))
         spec = Spec(str(rng.choice(candidates("subject"))), str(rng.choice(candidates("scene"))), style, motion)
+        if harder and rng.random() < harder:
+            spec = _harder(spec, rng)
         if held_out(spec) == held_out_only:
             return spec
 
 
+def _harder(spec: Spec, rng: np.random.Generator) -> Spec:
+    """The spec with two motions at once, or with one that its subject implies, or with one that few subjects do."""
+    match rng.choice(["two", "implied", "dance"]):
+        case "two":
+            return replace(spec, motion=str(rng.choice([w.name for w in HARDER if w.group == "two"])))
+        case "implied":
+            subject = str(rng.choice(list(IMPLIED)))
+            return replace(spec, subject=subject, motion=IMPLIED[subject])
+    subject = str(rng.choice([w.name for w in SUBJECTS if w.group in DANCERS]))
+    return replace(spec, subject=subject, motion=str(rng.choice([w.name for w in HARDER if w.group == "dance"])))
+
+
 @dataclass(frozen=True)
 class _Pose:
-    """Where a subject is at time t in [0, 1]: offset in px, angle in degrees, scale."""
+    """Where a subject is at time t in [0, 1]: offset in px, angle in degrees, scale, and whether left is right."""
 
     x: float = 0.0
     y: float = 0.0
     angle: float = 0.0
     scale: float = 1.0
+    mirrored: bool = False
 
 
 _POSES: dict[str, Callable[[float], _Pose]] = {
@@ -82,7 +107,24 @@ _POSES: dict[str, Callable[[float], _Pose]] = {
     "growing": lambda t: _Pose(scale=0.5 + 0.75 * t),
     "shaking": lambda t: _Pose(x=4.5 * np.cos(7 * np.pi * t), angle=11 * np.cos(7 * np.pi * t)),
     "falling": lambda t: _Pose(y=34 * t - 20),
+    "dancing": lambda t: _Pose(7 * _beat(t), 3 - 9 * abs(np.sin(4 * np.pi * t)), 24 * _beat(t), mirrored=_beat(t) < 0),
 }
+
+
+def _beat(t: float) -> float:
+    """1 and -1 in turn, two of each."""
+    return 1.0 if int(4 * min(max(t, 0), 0.999)) % 2 == 0 else -1.0
+
+
+def _pose_at(motion: str, t: float) -> _Pose:
+    """The pose of a motion, or of two at once."""
+    poses = [_POSES[part](t) for part in ([motion] if motion in _POSES else motion.split(" and "))]
+    return _Pose(
+        sum(p.x for p in poses), sum(p.y for p in poses), sum(p.angle for p in poses),
+        float(np.prod([p.scale for p in poses])), any(p.mirrored for p in poses),
+    )  # fmt: skip
+
+
 _TRAIL = (0.14, 0.3)  # opacity of the ghosts one and two half-steps behind; they show a motion in a single frame
 
 
@@ -98,7 +140,6 @@ def _compose(
     sprite = sprites()[spec.subject]
     size_px = float(rng.uniform(34, 44))
     centre = (rng.uniform(27, 37), rng.uniform(32, 38))
-    pose_at = _POSES[spec.motion]
     half_step = 0.5 / max(num_frames - 1, 1)
     moments = np.linspace(0, 1, num_frames)[list(only) if only is not None else slice(None)]
     frames = np.empty((len(moments), SIZE_PX, SIZE_PX, 3), dtype=np.float32)
@@ -107,9 +148,11 @@ def _compose(
         frame, mask = background.copy(), Image.new("L", background.size)
         times = [t - 2 * half_step, t - half_step, t] if spec.motion != STILL else [t]
         for opacity, time in zip((*_TRAIL, 1.0)[-len(times) :], times, strict=True):
-            pose = pose_at(float(time))
+            pose = _pose_at(spec.motion, float(time))
             edge = max(round(size_px * pose.scale), 4)
             drawn = sprite.resize((edge, edge), Image.Resampling.BILINEAR)
+            if pose.mirrored:
+                drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if pose.angle:
                 drawn = drawn.rotate(pose.angle, Image.Resampling.BILINEAR)
             alpha = (
