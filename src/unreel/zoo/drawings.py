@@ -1,9 +1,11 @@
 """Training draws: specs that come in groups which differ by one word, and their clips, drawn once to disk."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from unreel.zoo.world import NUM_FRAMES, SIZE_PX, Spec, draw_clip, draw_mask, he
 
 GROUP = 4  # specs a group: one, and three that differ from it in one field each
 _STILL = 0.3
+_CHUNK = 64  # clips that a process draws at a time
 _APART = 1_000_003  # drawings of different seeds are that far apart in the seeds of their clips
 
 
@@ -43,6 +46,11 @@ def _draw_uint8(spec_and_seed: tuple[Spec, int], first_seed: int) -> np.ndarray:
     return (draw_clip(spec, first_seed + index) * 255).round().byte().numpy()
 
 
+def _processes(count: int) -> Any:
+    """Fresh processes that draw, as forks of one whose torch has threads may hang; None for what is drawn at once."""
+    return get_context("spawn").Pool() if count > _CHUNK else nullcontext()
+
+
 class Drawings:
     """`count` drawn clips and their specs; the clips are drawn by the first process that asks and kept in `folder`.
 
@@ -61,9 +69,10 @@ class Drawings:
         if not self.path.exists():
             draw = partial(_draw_uint8, first_seed=seed * _APART)
             jobs = list(zip(self.specs, range(count), strict=True))
-            with whole(self.path) as aside, Pool() as pool:
+            with whole(self.path) as aside, _processes(count) as pool:
                 array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-                for index, clip in enumerate(track(pool.imap(draw, jobs, 64), f"drawing {count} clips", total=count)):
+                drawn = pool.imap(draw, jobs, _CHUNK) if pool else map(draw, jobs)
+                for index, clip in enumerate(track(drawn, f"drawing {count} clips", total=count)):
                     array[index] = clip
                 array.flush()
         self.clips = np.load(self.path, mmap_mode="r")

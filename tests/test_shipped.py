@@ -1,0 +1,68 @@
+"""A new generation of video models starts from the shipped ones, and changes nothing else."""
+
+import json
+
+import pytest
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
+from safetensors.torch import load_file
+
+from conftest import configured
+from unreel.zoo import store
+from unreel.zoo.pretrain import STAGES
+from unreel.zoo.shipped import unpack
+
+FEW = [
+    "precision=32-true", "accelerator=cpu", "drawings.count=16", "drawings.harder=0.35", "latents.clips=16",
+    "motion.steps=1", "motion.batch=1", "motion.stills=0", "unet3d.steps=1", "unet3d.batch=1", "unet3d.stills=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder of shipped models, in which both video models learned one step more."""
+    folder = tmp_path_factory.mktemp("zoo_2")
+    unpack(folder)
+    cfg = configured("zoo", [f"work={folder}", f"init_from={folder}/before", *FEW])
+    for name in ("latents", "motion", "unet3d"):
+        STAGES[name](cfg)
+    return folder
+
+
+def same(folder, kind, shipped):
+    """The largest difference of any weight from the shipped ones."""
+    new, old = kind.from_pretrained(folder).state_dict(), kind.from_pretrained(shipped).state_dict()
+    return max(float((new[name] - old[name].float()).abs().max()) for name in old)
+
+
+def test_video_models_learn_on_from_the_shipped_weights(work):
+    models = store.MODELS
+    for folder, kind, shipped in (
+        (work / "motion" / "motion_adapter", MotionAdapter, models / "motion_adapter"),
+        (work / "unet3d" / "model", UNet3DConditionModel, models / "unet3d"),
+    ):
+        assert 0 < same(folder, kind, shipped) < 2e-3, "one step of Adam away"
+    for name in ("motion", "unet3d"):
+        record = json.loads((work / name / "training.json").read_text())
+        assert record["steps"] == 1 and record["before"]["steps"] > 1000
+
+
+def test_without_stills_the_image_model_stays_as_it_is(work):
+    assert same(work / "motion" / "unet", UNet2DConditionModel, store.MODELS / "t2i" / "unet") == 0
+
+
+def test_the_vae_keeps_its_scale(work):
+    scales = [
+        json.loads((folder / "config.json").read_text())["scaling_factor"]
+        for folder in (work / "vae" / "model", store.MODELS / "t2i" / "vae")
+    ]
+    assert scales[0] == scales[1]
+    latents = load_file(work / "latents.safetensors")["latents"].float() * scales[0]
+    assert 0.7 < float(latents.std()) < 1.3 and torch.isfinite(latents).all()
+
+
+def test_a_work_folder_in_use_is_refused(work):
+    with pytest.raises(
+        ValueError, match=r"found text, tokenizer, .*, unet3d in .* expected a work folder"
+    ):
+        unpack(work)
