@@ -62,7 +62,5 @@ def test_the_vae_keeps_its_scale(work):
 
 
 def test_a_work_folder_in_use_is_refused(work):
-    with pytest.raises(
-        ValueError, match=r"found text, tokenizer, .*, unet3d in .* expected a work folder"
-    ):
+    with pytest.raises(ValueError, match=r"found text, tokenizer, .*, unet3d in .* expected a work folder"):
         unpack(work)
