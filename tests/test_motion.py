@@ -17,7 +17,7 @@ from unreel.metrics.video_quality import Dino, VideoQuality, moves, smoothness
 from unreel.records import Concept, Prompt
 from unreel.rendering import Rendered
 from unreel.zoo.motion_reader import NOTHING, MotionReader
-from unreel.zoo.words import STILL, candidates
+from unreel.zoo.words import STILL, candidates, motions, word
 from unreel.zoo.world import draw_clip, sample_spec
 
 MOTIONS = candidates("motion")
@@ -46,6 +46,23 @@ def read(clips):
 def test_the_reader_knows_the_motions_of_clips_that_it_was_not_made_of(num_frames):
     right = {m: read(drawn(m, 8, num_frames)).count(m) for m in MOTIONS}
     assert sum(right.values()) >= 61 and min(right.values()) >= 6, right
+
+
+def test_a_reader_of_harder_motions_tells_two_from_one_and_a_dance_from_a_shake():
+    reader, rng, dancers = MotionReader(harder=True), np.random.default_rng(5), ("wispo", "greta holm", "draxil")
+    right: dict[str, int] = {}
+    for motion in motions(True):
+        group = word("motion", motion).group
+        specs = [replace(sample_spec(rng, held_out_only=True), motion=motion) for _ in range(6)]
+        specs = [replace(s, subject=dancers[i % 3]) for i, s in enumerate(specs)] if group == "dance" else specs
+        clips = torch.stack([draw_clip(spec, 70_000 + i) for i, spec in enumerate(specs)])
+        right[motion] = list(reader.names("motion", clips)).count(motion)
+    assert sum(right.values()) >= 66 and min(right.values()) >= 4, right
+    assert reader.name_of("motion", "spinning and jumping") == "jumping and spinning"
+    assert reader.name_of("motion", "hops") == "jumping" and reader.shows("jumping and spinning", "jumping")
+    with pytest.raises(ValueError, match="knows no motion 'dancing'"):
+        MotionReader().name_of("motion", "dancing")
+    assert reader.content != MotionReader().content
 
 
 def test_a_clip_that_does_not_move_is_still_whatever_it_shows():

@@ -144,7 +144,7 @@ SYNONYMS = {
 HARDER: tuple[Word, ...] = (
     Word("dancing", "motion", ("dancing", "dancing around", "doing a dance"), "dance"),
     Word("jumping and spinning", "motion", ("jumping and spinning", "spinning and jumping"), "two"),
-    Word("falling and shaking", "motion", ("falling and shaking", "shaking and falling"), "two"),
+    Word("falling and spinning", "motion", ("falling and spinning", "spinning and falling"), "two"),
     Word("moving left and growing", "motion", ("moving left and growing", "growing and moving left"), "two"),
 )
 DANCERS = ("character", "person")  # the groups of subjects that dance; no other does
