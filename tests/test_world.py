@@ -7,7 +7,7 @@ from PIL import Image
 
 from unreel.zoo import world
 from unreel.zoo.captions import Caption
-from unreel.zoo.drawings import GROUP, consistent, draw_specs
+from unreel.zoo.drawings import GROUP, Drawings, consistent, draw_specs
 from unreel.zoo.words import KINDS, MOTIONS, SCENES, STYLES, SUBJECTS, candidates, motions, shows, word
 from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, held_out, sample_spec
 
@@ -165,3 +165,11 @@ def test_consistency_of_captions_and_specs():
 
 def test_word_lookup():
     assert word("subject", "cat").phrases[0] == "a cat"
+
+
+@pytest.mark.slow
+def test_processes_draw_the_clips_that_one_draws(tmp_path):
+    drawings = Drawings(tmp_path, 70, 3)  # more than one process draws at a time
+    assert np.array_equal(drawings.clips[68], (draw_clip(drawings.specs[68], 3_000_009 + 68) * 255).round().byte())
+    again = Drawings(tmp_path / "few", 8, 3)  # drawn by this one
+    assert np.array_equal(again.clips, drawings.clips[:8])
