@@ -24,7 +24,13 @@ _APART = 1_000_003  # drawings of different seeds are that far apart in the seed
 
 
 def draw_specs(count: int, seed: int, harder: float = 0.0) -> list[Spec]:
-    """`count` training specs in groups of GROUP: the hard negatives of contrastive training; `harder` as there."""
+    """`count` training specs in groups of GROUP, the hard negatives of contrastive training.
+
+    Args:
+        count: how many.
+        seed: which.
+        harder: as in `sample_spec`.
+    """
     rng = np.random.default_rng([seed, 7])
     specs: list[Spec] = []
     while len(specs) < count:

@@ -1,8 +1,10 @@
 """The shipped models as a work folder of the pretraining, from which a new generation of the video models starts.
 
-python -m unreel.zoo.shipped runs/zoo_2
-python -m unreel.zoo.pretrain stage=latents work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
-python -m unreel.zoo.pretrain stage=unet3d work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
+    python -m unreel.zoo.shipped runs/zoo_2
+    python -m unreel.zoo.pretrain stage=latents work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
+    python -m unreel.zoo.pretrain stage=unet3d work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
+
+Steps, batches and rates are those of conf/zoo.yaml, or what the command says.
 """
 
 import json
