@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unreel.zoo.words import HARDER, IMPLIED, SUBJECTS, SYNONYMS, candidates, word
+from unreel.zoo.words import DANCERS, HARDER, IMPLIED, SUBJECTS, SYNONYMS, at_once, candidates, word
 
 COUNT = 8  # prompts of a concept and split
 SLUGS = {"moving left": "moving_left"}  # where a concept is not called as its motion is
@@ -50,7 +50,7 @@ class Writer:
 
 def main() -> None:
     things = [w.name for w in SUBJECTS if w.group == "object" and w.name not in IMPLIED]
-    dancers = [w.name for w in SUBJECTS if w.group in ("character", "person")]
+    dancers = [w.name for w in SUBJECTS if w.group in DANCERS]
     plain = [name for name in candidates("motion") if name != "still"]
 
     synonyms, two, implied, dance = (Writer(seed) for seed in range(4))
@@ -59,8 +59,8 @@ def main() -> None:
         synonyms.add(motion, "forget", [motion], list(words), things)
         said = [SYNONYMS[other][0] for other in others] + ["growing", "shaking"]
         synonyms.add(motion, "retain", [*others, "growing", "shaking"], said, things)
-        pair = next(w for w in HARDER if w.group == "two" and motion in w.name.split(" and "))
-        other = next(part for part in pair.name.split(" and ") if part != motion)
+        pair = next(w for w in HARDER if w.group == "two" and motion in at_once(w.name))
+        other = next(part for part in at_once(pair.name) if part != motion)
         two.add(motion, "forget", [motion], list(pair.phrases), things)
         two.rows += [{**r, "split": "other_sense", "motion": other} for r in two.rows[-COUNT:]]
         two.add(motion, "retain", (kept := [name for name in plain if name != motion]), kept, things)

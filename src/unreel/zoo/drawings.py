@@ -1,11 +1,11 @@
 """Training draws: specs that come in groups which differ by one word, and their clips, drawn once to disk."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def _draw_uint8(spec_and_seed: tuple[Spec, int], first_seed: int) -> np.ndarray:
     return (draw_clip(spec, first_seed + index) * 255).round().byte().numpy()
 
 
-def _processes(count: int) -> Any:
+def _processes(count: int) -> AbstractContextManager[Pool | None]:
     """Fresh processes that draw, as forks of one whose torch has threads may hang; None for what is drawn at once."""
     return get_context("spawn").Pool() if count > _CHUNK else nullcontext()
 

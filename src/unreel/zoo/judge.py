@@ -137,7 +137,7 @@ class ZooJudge(Judge):
 
     @torch.inference_mode()
     def logits(self, kind: str, clips: Tensor, frames: Tensor | None = None) -> Tensor:
-        """How much clips (B, F, C, H, W) in [0, 1] look like each of `candidates(kind)`: (B, n), higher is more.
+        """How much clips (B, F, C, H, W) in [0, 1] look like each of what it chooses among: (B, n), higher is more.
 
         Args:
             kind: one of KINDS.

@@ -153,6 +153,7 @@ IMPLIED = {"parachute": "falling", "crab": "moving left"}  # what a subject does
 _WORDS = {
     kind: {w.name: w for w in words} for kind, words in zip(KINDS, (SUBJECTS, STYLES, SCENES, MOTIONS), strict=True)
 }
+_KNOWN = {**_WORDS, "motion": {w.name: w for w in (*MOTIONS, *HARDER)}}
 
 
 def candidates(kind: str) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ def candidates(kind: str) -> tuple[str, ...]:
 
 def motions(harder: bool) -> tuple[str, ...]:
     """Names of motions: those of `candidates("motion")`, and after them the harder ones if they are wanted."""
-    return (*candidates("motion"), *(word.name for word in HARDER if harder))
+    return tuple(_KNOWN["motion"]) if harder else candidates("motion")
 
 
 def word(kind: str, name: str) -> Word:
@@ -180,15 +181,17 @@ def word(kind: str, name: str) -> Word:
     Raises:
         ValueError: for an unknown kind or name, listing the choices.
     """
-    names = candidates(kind)
-    if name in _WORDS[kind]:
-        return _WORDS[kind][name]
-    for other in HARDER if kind == "motion" else ():
-        if other.name == name:
-            return other
-    raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)}")
+    candidates(kind)  # refuses another kind
+    if name not in _KNOWN[kind]:
+        raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(_KNOWN[kind])}")
+    return _KNOWN[kind][name]
+
+
+def at_once(motion: str) -> list[str]:
+    """The motions that a name says together; most say one."""
+    return motion.split(" and ")
 
 
 def shows(seen: str, wanted: str) -> bool:
     """Whether what is seen is what is wanted, or one of two motions that are seen together."""
-    return wanted == seen or wanted in seen.split(" and ")
+    return wanted in (seen, *at_once(seen))

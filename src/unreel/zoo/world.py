@@ -15,7 +15,7 @@ from torch import Tensor
 from unreel.zoo.scenes import SIZE_PX, draw_scene
 from unreel.zoo.sprites import sprites
 from unreel.zoo.styles import apply_style
-from unreel.zoo.words import DANCERS, HARDER, IMPLIED, KINDS, NO_STYLE, STILL, SUBJECTS, candidates, word
+from unreel.zoo.words import DANCERS, HARDER, IMPLIED, KINDS, NO_STYLE, STILL, SUBJECTS, at_once, candidates, word
 
 NUM_FRAMES = 8
 _HELD_OUT_ONE_IN = 8
@@ -83,8 +83,10 @@ def _harder(spec: Spec, rng: np.random.Generator) -> Spec:
         case "implied":
             subject = str(rng.choice(list(IMPLIED)))
             return replace(spec, subject=subject, motion=IMPLIED[subject])
-    subject = str(rng.choice([w.name for w in SUBJECTS if w.group in DANCERS]))
-    return replace(spec, subject=subject, motion=str(rng.choice([w.name for w in HARDER if w.group == "dance"])))
+        case _:
+            subject = str(rng.choice([w.name for w in SUBJECTS if w.group in DANCERS]))
+            dance = str(rng.choice([w.name for w in HARDER if w.group == "dance"]))
+            return replace(spec, subject=subject, motion=dance)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _beat(t: float) -> float:
 
 def _pose_at(motion: str, t: float) -> _Pose:
     """The pose of a motion, or of two at once."""
-    poses = [_POSES[part](t) for part in ([motion] if motion in _POSES else motion.split(" and "))]
+    poses = [_POSES[one](t) for one in at_once(motion)]
     return _Pose(
         sum(p.x for p in poses), sum(p.y for p in poses), sum(p.angle for p in poses),
         float(np.prod([p.scale for p in poses])), any(p.mirrored for p in poses),
