@@ -56,6 +56,7 @@ NOT_EVERYWHERE = {
     "tea": "tea expects one text encoder",
     "mute": "mute expects one tokenizer and one text encoder",
     "zero_token": "zero_token expects one tokenizer and one text encoder",
+    "negative_prompt": "reads no negative prompt: expected a pipeline whose encode_prompt takes one",
 }
 
 

@@ -41,7 +41,7 @@ def asked(stem: str, model: PipelineModel, folder: Path, group: str) -> list[str
     """A tiny model in the place of the YAML's: its folder, and the numbers that the YAML has of it."""
     prefix = "t2i" if group == "t2i" else f"t2v.{stem}"
     entry = OmegaConf.load(CONF / group / f"{stem}.yaml")
-    known = {**model.options, "num_frames": model.num_frames}
+    known = {**model.options, **model.held, "num_frames": model.num_frames}
     given = {key: known[key] for key in (entry[stem] if group == "t2v" else entry) if key in known}
     if group == "t2i" and "num_frames" in given:
         given["num_frames"] = 1
@@ -126,7 +126,8 @@ def rebuilt(request, tmp_path_factory):
     folder, tiny = tmp_path_factory.mktemp("models") / "tiny", request.param.tiny()
     tiny.pipeline.save_pretrained(folder)
     taken = inspect.signature(request.param.__init__).parameters
-    own = {k: v for k, v in {**tiny.options, "num_frames": tiny.num_frames, "fps": tiny.fps}.items() if k in taken}
+    known = {**tiny.options, **tiny.held, "num_frames": tiny.num_frames, "fps": tiny.fps}
+    own = {k: v for k, v in known.items() if k in taken}
     return lambda **common: request.param(folder, **own, name="tiny", **common)
 
 

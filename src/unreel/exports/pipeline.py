@@ -21,8 +21,8 @@ from unreel.files import whole_folder, write_text
 from unreel.models.outline import folder_of
 
 _INDEX = "model_index.json"
-_LINKED = (".json", ".txt", ".model", ".safetensors")  # no pickles
-_WRITTEN = ("scheduler",)  # what models may have changed since it was loaded, or may not have had in a folder
+_LINKED = (".json", ".txt", ".jinja", ".model", ".safetensors")  # no pickles
+_WRITTEN = ("scheduler", "guider")  # what models may have changed since it was loaded, or may not have had in a folder
 
 
 def _sources(model: Any, parts: Sequence[str]) -> dict[str, Path]:

@@ -52,10 +52,11 @@ class Guard:
 def distance(found: Conditioning, reference: Conditioning) -> Tensor:
     """D: squared distance of embeddings (B, L, D) over the reference's mean square around its mean, a scalar >= 0.
 
-    Of a model with several encoders the mean over their embeddings; masks are none.
+    Of a model with several encoders the mean over their embeddings; masks are none, and neither are those of an encoder
+    that reads nothing of these texts, which are all the same.
     """
-    embeds = [name for name, tensor in reference.items() if tensor.is_floating_point()]
-    each = [(found[k] - reference[k]).float().square().mean() / reference[k].float().var() for k in embeds]
+    spreads = {name: tensor.float().var() for name, tensor in reference.items() if tensor.is_floating_point()}
+    each = [(found[k] - reference[k]).float().square().mean() / v for k, v in spreads.items() if v > 0]
     return torch.stack(each).mean()
 
 

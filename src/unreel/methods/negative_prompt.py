@@ -11,7 +11,7 @@ cut off at the end, as of every negative prompt. Nothing changes in a pipeline t
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from unreel.edits import Edit
 from unreel.methods.guidance import GuidanceMethod, replaced
 from unreel.methods.method import Task
+from unreel.models.model import Model
 from unreel.records import Concept
 
 Reader = Callable[[Callable[..., Any], dict[str, Any]], Any]
@@ -44,7 +45,7 @@ def reading(pipeline: Any, read: Reader) -> Iterator[None]:
     signature = inspect.signature(own) if own else inspect.Signature()
     if own is None or "negative_prompt" not in signature.parameters:
         kind = type(pipeline).__name__
-        raise ValueError(f"{kind} reads no negative prompt: expected a pipeline with classifier-free guidance")
+        raise ValueError(f"{kind} reads no negative prompt: expected a pipeline whose encode_prompt takes one")
 
     @functools.wraps(own)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
@@ -95,6 +96,10 @@ class NegativePrompt(GuidanceMethod):
 
     text: str | None = None
     attaches: ClassVar[Mapping[str, Any]] = {"negative_prompt": str}
+
+    def check(self, model: Model, roles: Sequence[str]) -> None:
+        with reading(model.pipeline, lambda own, asked: own(**asked)):
+            pass  # or it says what it expects
 
     def settings(self, task: Task) -> Mapping[str, Any]:
         return {"negative_prompt": said(task.concepts) if self.text is None else self.text}

@@ -38,8 +38,8 @@ def words_of(model: Model) -> dict[str, int]:
     special = set(tokenizer.all_special_ids)
     found = {}
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        word = token.removesuffix("</w>").removeprefix("▁")
-        whole = token.endswith("</w>") or token.startswith("▁")
+        word = token.removesuffix("</w>").removeprefix("▁").removeprefix("Ġ")
+        whole = token.endswith("</w>") or token.startswith(("▁", "Ġ"))
         if index in special or not whole or not re.fullmatch(r"[a-z]{2,}", word):
             continue
         if _within(tokenizer, word) == [index]:

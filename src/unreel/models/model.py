@@ -26,8 +26,8 @@ class Reading:
         template: what is put around a prompt; "{}" is the prompt itself.
         cleaning: what is done to a prompt's text before: "" is nothing, "lower" makes it lower case, "ftfy" mends its
             characters and spaces.
-        keeps: which tokens the denoiser is given: "all", or the "ends": the first and the last max_length - 1, which
-            leaves out a template before the prompt.
+        keeps: which tokens the denoiser is given: "all"; or the "ends": the first and the last max_length - 1, which
+            leaves out a template before the prompt; or those "after" what the template has before the prompt.
         pads: what the denoiser is given at the places of padding: "read" as all others, "masked", or "zero".
     """
 
@@ -37,7 +37,7 @@ class Reading:
     normed: bool = True
     template: str = "{}"
     cleaning: str = ""
-    keeps: Literal["all", "ends"] = "all"
+    keeps: Literal["all", "ends", "after"] = "all"
     pads: Literal["read", "masked", "zero"] = "read"
 
     def differs(self, other: "Reading") -> str:

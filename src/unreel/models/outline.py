@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
@@ -170,7 +171,7 @@ class Encoder:
 
 
 def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> Model | None:
-    """A model that encodes prompts as another does, and has neither denoiser nor VAE.
+    """A model that encodes prompts as another does, and has no weights of denoiser and VAE.
 
     Args:
         model: with folders that it is loaded from; one that is loaded already, or was given, is returned itself.
@@ -194,6 +195,10 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
     kept = {name: entry for name, entry in parts.items() if name.startswith(("text_encoder", "tokenizer"))}
     given = {model.part(name): module for name, module in (encoders or {}).items()}
     own: dict[str, Any] = {name: None for name in parts.keys() - kept.keys() if name != "scheduler"}
+    for name in getattr(model, "consulted", ()):
+        with torch.device("meta"):
+            kind = getattr(diffusers, parts[name][1])
+            own[name] = kind.from_config(kind.load_config(folder / name, local_files_only=True))
     for name, (_, kind) in kept.items():
         if kind is None:
             own[name] = None
@@ -210,8 +215,9 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
     finally:
         quiet.setLevel(level)
     twin = copy.copy(model)
-    found = next(module for module in pipeline.components.values() if isinstance(module, nn.Module))
-    vars(twin).update(_pipeline=pipeline, _device=next(found.parameters()).device)
+    twin._pipeline = pipeline  # type: ignore[attr-defined]
+    found = next(iter(encoders_of(twin).values()))
+    twin._device = next(found.parameters()).device  # type: ignore[attr-defined]
     return twin
 
 

@@ -62,6 +62,8 @@ class PipelineModel(Model):
         encoded: what `encode_prompt` of the pipeline returns: name in the conditioning -> place. Names are those that
             `attended` and `predict` of the family read.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
+        consulted: parts of which the pipeline asks something when it is made, and cannot be made without.
+        held: what the pipeline is told when it is loaded, in place of `options`; part of the content too.
 
     Raises:
         ValueError: for a folder that is none, or a number that will not do. Nothing is loaded before it is used.
@@ -77,6 +79,8 @@ class PipelineModel(Model):
     asked: ClassVar[tuple[str, ...] | None] = None
     encoded: ClassVar[Mapping[str, int]] = {"prompt_embeds": 0}
     projections: ClassVar[tuple[str, ...]] = ()
+    consulted: ClassVar[tuple[str, ...]] = ()
+    held: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -199,7 +203,8 @@ class PipelineModel(Model):
             told = {key: content_key(weights=parameter_hashes(m)) for key, m in self.components.items()}
             told["schedule"] = content_key(**{k: str(v) for k, v in self.pipeline.scheduler.config.items()})
         return content_key(
-            sources=told, options=self.options, dtype=self.dtype, autocast=self.autocast, kind=type(self).__name__,
+            sources=told, options={**self.options, **self.held}, dtype=self.dtype, autocast=self.autocast,
+            kind=type(self).__name__,
             denoiser_dtype=self.denoiser_dtype, timestep_spacing=self.timestep_spacing, vae_slicing=self.vae_slicing,
             denoiser_storage=self.denoiser_storage,
         )  # fmt: skip

@@ -37,18 +37,16 @@ def states(model: Model, texts: Sequence[str], reading: Reading) -> tuple[Tensor
     if reading.cleaning not in CLEANINGS:
         raise ValueError(f"found a reading with cleaning={reading.cleaning!r}: expected {', '.join(CLEANINGS)}")
     said = [reading.template.format(CLEANINGS[reading.cleaning](text)) for text in texts]
-    most = reading.max_length
-    if reading.keeps == "ends":
-        most += len(model.tokenizer.encode(reading.template.partition("{}")[0])) - 2
+    before = 0 if reading.keeps == "all" else len(model.tokenizer.encode(reading.template.partition("{}")[0]))
+    kept = [0, *range(-reading.max_length + 1, 0)] if reading.keeps == "ends" else slice(before, None)
+    most = reading.max_length + before - (2 if reading.keeps == "ends" else 0)
     read = model.tokenizer(said, padding="max_length", truncation=True, max_length=most, return_tensors="pt")
     ids, mask = read.input_ids.to(model.device), read.attention_mask.to(model.device)
     encoder = model.components["text_encoder"]
     found = encoder(ids, attention_mask=mask if reading.masked else None, output_hidden_states=True)
     last = reading.hidden_state == -1 and reading.normed
     embeds = found.last_hidden_state if last else found.hidden_states[reading.hidden_state]
-    if reading.keeps == "ends":
-        kept = [0, *range(-reading.max_length + 1, 0)]
-        embeds, mask = embeds[:, kept], mask[:, kept]
+    embeds, mask = embeds[:, kept], mask[:, kept]
     if reading.pads == "zero":
         embeds = embeds * mask[..., None]
     return embeds, mask.bool() if reading.pads == "masked" else torch.ones_like(mask, dtype=torch.bool)

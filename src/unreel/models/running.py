@@ -212,6 +212,8 @@ def scale_factor(pipeline: Any, axis: Literal["spatial", "temporal"]) -> int:
 def reads(pipeline: Any, conditioning: Conditioning, given: Callable[..., Any]) -> Iterator[None]:
     """Inside the `with` block the pipeline's prompts are read as the given conditioning, in their order.
 
+    Calls without a prompt, as some pipelines make for the empty one of guidance, are left alone.
+
     Args:
         pipeline: whose `encode_prompt` gives way.
         conditioning: of all prompts that it is going to be called with.
@@ -223,6 +225,8 @@ def reads(pipeline: Any, conditioning: Conditioning, given: Callable[..., Any]) 
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         asked = dict(signature.bind(*args, **kwargs).arguments)
         asked |= asked.pop("kwargs", {})
+        if asked["prompt"] is None:
+            return own(*args, **kwargs)
         count = 1 if isinstance(asked["prompt"], str) else len(asked["prompt"])
         return given(own, asked, conditioning.rows([next(places) for _ in range(count)]))
 
