@@ -25,6 +25,7 @@ from unreel.models.roles import select
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
 from unreel.models.t5 import tiny_encoder, tiny_tokenizer
 from unreel.models.text2video_zero import Text2VideoZero
+from unreel.models.wan import Wan
 from unreel.records import Prompt
 from unreel.rendering import Renderer
 
@@ -199,19 +200,47 @@ class Fed:
             return None
         noisy = next(name for name in ("sample", "hidden_states") if name in asked)
         rows = len(asked[noisy])
-        asked[noisy] = self.instead[noisy].expand(rows, *self.instead[noisy].shape[1:])
-        asked["timestep"] = self.instead["timestep"].expand(rows)
+        for name in (noisy, "timestep"):
+            asked[name] = self.instead[name].expand(rows, *self.instead[name].shape[1:])
         return (), asked
 
     def after(self, _module, args, kwargs, output):
         self.calls.append((self.bound(args, kwargs), output[0] if isinstance(output, tuple) else output.sample))
 
 
-@torch.no_grad()
 def test_a_denoiser_is_told_what_its_pipeline_tells_it(tiny):
-    """The same noise at the same time under the same prompt: the pipeline's first prediction is the model's."""
     if isinstance(tiny, Text2VideoZero):
         pytest.skip("its pipeline has the denoiser look at several frames, which no training does")
+    check_what_a_denoiser_is_told(tiny)
+
+
+def test_wan_2_2_is_told_the_time_of_every_patch():
+    tiny = Wan.tiny()
+    tiny.pipeline.register_to_config(expand_timesteps=True)
+    check_what_a_denoiser_is_told(tiny)
+
+
+@torch.no_grad()
+def test_each_denoiser_of_wan_2_2_has_its_part_of_the_time():
+    tiny = Wan.tiny()
+    first, second = tiny.pipeline.transformer, copy.deepcopy(tiny.pipeline.transformer)
+    for p in second.parameters():
+        p.mul_(1.1)
+    noisy, read = torch.randn(2, *tiny.latent_shape), tiny.encode_prompt(["a cat", "a drum"])
+    times = torch.tensor([900, 100])
+    ours = tiny.predict(noisy, times, read)
+    tiny.pipeline.register_modules(transformer=second)
+    theirs = tiny.predict(noisy, times, read)
+    tiny.pipeline.register_modules(transformer=first, transformer_2=second)
+    tiny.pipeline.register_to_config(boundary_ratio=0.5)
+    both = tiny.predict(noisy, times, read)
+    assert torch.allclose(both[0], ours[0], atol=1e-5) and torch.allclose(both[1], theirs[1], atol=1e-5)
+    assert not torch.allclose(ours, theirs, atol=1e-3)
+
+
+@torch.no_grad()
+def check_what_a_denoiser_is_told(tiny):
+    """The same noise at the same time under the same prompt: the pipeline's first prediction is the model's."""
     noisy = torch.randn(1, *tiny.latent_shape, generator=torch.Generator().manual_seed(0))
     with Fed(tiny.components["denoiser"]) as fed:
         tiny.predict(noisy, torch.tensor([500]), tiny.encode_prompt(["A cat on the beach"]))

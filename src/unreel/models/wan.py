@@ -3,7 +3,7 @@
 Reference: Team Wan, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, arXiv 2503.20314.
 """
 
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
@@ -63,7 +63,21 @@ class Wan(PipelineModel):
         return Reading(self.options["max_sequence_length"], masked=True, cleaning="ftfy", pads="zero")
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        denoiser = self.components["denoiser"]
+        """The denoiser's output; late in the sampling of Wan 2.2 14B that of its second one, which no edit knows."""
+        pipeline, denoiser = self.pipeline, self.components["denoiser"]
+        if pipeline.config.boundary_ratio is None:
+            return self._predicted(denoiser, noisy, timesteps, conditioning)
+        late = timesteps < pipeline.config.boundary_ratio * self.num_train_timesteps
+        found = torch.zeros_like(noisy, dtype=torch.float32)
+        for module, rows in ((denoiser, ~late), (pipeline.transformer_2, late)):
+            if rows.any():
+                found[rows] = self._predicted(module, noisy[rows], timesteps[rows], conditioning.rows(rows))
+        return found
+
+    def _predicted(self, denoiser: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B is told the time of every patch
+            frames, high, wide = noisy.shape[2:]
+            timesteps = timesteps[:, None].expand(-1, frames * -(-high // 2) * -(-wide // 2))
         embeds = conditioning["prompt_embeds"].to(denoiser.dtype)
         given = {"hidden_states": noisy.to(denoiser.dtype), "encoder_hidden_states": embeds}
         return denoiser(**given, timestep=timesteps).sample.float()
