@@ -55,9 +55,11 @@ def distance(found: Conditioning, reference: Conditioning) -> Tensor:
     Of a model with several encoders the mean over their embeddings; masks are none, and neither are those of an encoder
     that reads nothing of these texts, which are all the same.
     """
-    spreads = {name: tensor.float().var() for name, tensor in reference.items() if tensor.is_floating_point()}
-    each = [(found[k] - reference[k]).float().square().mean() / v for k, v in spreads.items() if v > 0]
-    return torch.stack(each).mean()
+    embeds = [name for name, tensor in reference.items() if tensor.is_floating_point()]
+    squares = torch.stack([(found[k] - reference[k]).float().square().mean() for k in embeds])
+    spreads = torch.stack([reference[k].float().var() for k in embeds])
+    tell = spreads > 0
+    return (squares / torch.where(tell, spreads, 1.0) * tell).sum() / tell.sum()
 
 
 class GuardRails:
