@@ -27,7 +27,7 @@ def test_harder_captions_have_other_words_for_a_motion_and_leave_out_what_a_subj
     rng = np.random.default_rng(3)
     jumping, falling, still = (Spec("parachute", "beach", motion=m) for m in ("jumping", "falling", "still"))
     texts = [caption(jumping, rng, harder=True).text for _ in range(200)]
-    assert all(any(other in text for text in texts) for other in ("hopping", "leaping", "hops", "jumping high"))
+    assert all(any(other in text for text in texts) for other in ("hopping", "hops", "jumping high"))
     assert not any("hopping" in caption(jumping, rng).text for _ in range(200))
     unsaid = [np.mean(["motion" not in caption(s, rng, harder=h).states for _ in range(200)])
               for s, h in ((falling, True), (still, True), (falling, False), (still, False))]  # fmt: skip

@@ -47,6 +47,9 @@ _FILLERS = (
 )
 
 
+_OTHER_WORDS = 0.7  # how often a motion that has synonyms is said by one, where they are known
+
+
 def caption(
     spec: Spec,
     rng: np.random.Generator,
@@ -73,7 +76,8 @@ def caption(
     if spec.style == NO_STYLE and rng.random() < 0.7:
         said.discard("style")
     phrases = {kind: word(kind, getattr(spec, kind)).phrases for kind in ("subject", "scene", "motion")}
-    phrases["motion"] += SYNONYMS.get(spec.motion, ()) if harder else ()
+    if harder and spec.motion in SYNONYMS and rng.random() < _OTHER_WORDS:
+        phrases["motion"] = SYNONYMS[spec.motion]
     phrase = {kind: rng.choice(of) for kind, of in phrases.items()}
     style = word("style", spec.style).phrases
     after = "" if spec.style == NO_STYLE else str(rng.choice(style[:3]))
