@@ -20,6 +20,7 @@ from unreel.methods.gradient import ErasureModule, LookAtDonor
 from unreel.methods.guard import Guard, GuardRails, distance
 from unreel.methods.method import Task
 from unreel.models.cogvideox import CogVideoX
+from unreel.models.model import Conditioning
 from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.sharing import plan
@@ -262,3 +263,10 @@ def test_captions_are_pulled_and_held_as_recipients_read_them_too(tmp_path):
             with method.erase(donor, told).applied(recipient):
                 off.append(float(distance(recipient.encode_prompt(batch.forget), wanted)))
     assert off[0] < off[1]
+
+
+def test_an_encoder_that_reads_nothing_of_the_texts_is_left_out_of_their_distance():
+    told = {"prompt_embeds": torch.randn(2, 4, 8), "prompt_embeds_2": torch.zeros(2, 4, 8)}
+    moved = {**told, "prompt_embeds": told["prompt_embeds"] + 0.1}
+    alone = [Conditioning({"prompt_embeds": each["prompt_embeds"]}) for each in (moved, told)]
+    assert distance(Conditioning(moved), Conditioning(told)) == distance(*alone) > 0
