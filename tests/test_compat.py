@@ -15,6 +15,7 @@ from conftest import ROOT, configured
 from test_contracts import small_method
 from unreel import compat, known
 from unreel.compat import compared, refusal, rounding
+from unreel.models.hunyuan_video_15 import HunyuanVideo15
 from unreel.models.latte import Latte
 from unreel.models.modelscope import ModelScope, tiny_unet3d
 from unreel.models.outline import outlined, stored_in, unread
@@ -200,3 +201,12 @@ def test_the_zoos_pair_is_found_to_fit():
     folder = verified("t2i")
     donor = StableDiffusion(folder, name="zoo")
     assert {row.verdict for row in compat.compared(donor, StableDiffusion(folder, name="images"), MLP)} == {"same"}
+
+
+def test_a_folder_without_a_config_that_its_pipeline_asks_for_is_refused_in_one_line(tmp_path):
+    HunyuanVideo15.tiny().pipeline.save_pretrained(tmp_path)
+    assert outlined(HunyuanVideo15(tmp_path)).pipeline.vae.device.type == "meta"
+    (tmp_path / "vae" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"found no vae/config.json: expected a whole folder") as error:
+        outlined(HunyuanVideo15(tmp_path))
+    assert "\n" not in str(error.value)

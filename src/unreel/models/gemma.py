@@ -12,7 +12,6 @@ import inspect
 import json
 import string
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,8 +20,8 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
 from unreel.models.model import Reading, cleaned
+from unreel.models.tiny_words import tiny_words
 
-_WORDS = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer" / "tokenizer.json"  # of the zoo's captions
 _INSTRUCTION = "complex_human_instruction"  # what the pipelines call it
 TINY_INSTRUCTION = ("Say what is in the picture.", "Prompt: ")
 
@@ -60,8 +59,6 @@ def tokenized(pipeline: Any, texts: Sequence[str], instruction: Sequence[str], l
 
 def tiny_tokenizer() -> GemmaTokenizer:
     """Gemma's tokenizer with the words of the zoo's captions, most of them one token; others are read in pieces."""
-    entries = json.loads(_WORDS.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = sorted(entry[: -len("</w>")] for entry in entries if entry.endswith("</w>"))
     made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     made.normalizer = normalizers.Replace(" ", "▁")
@@ -70,7 +67,7 @@ def tiny_tokenizer() -> GemmaTokenizer:
         vocab_size=2500, min_frequency=1, initial_alphabet=letters, show_progress=False,
         special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"],
     )  # fmt: skip
-    made.train_from_iterator([f"▁{word}" for word in words if word.isalpha()], trainer)
+    made.train_from_iterator([f"▁{word}" for word in tiny_words()], trainer)
     told = json.loads(made.to_str())["model"]
     return GemmaTokenizer(vocab=told["vocab"], merges=[tuple(pair) for pair in told["merges"]], padding_side="right")
 

@@ -196,8 +196,10 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
     given = {model.part(name): module for name, module in (encoders or {}).items()}
     own: dict[str, Any] = {name: None for name in parts.keys() - kept.keys() if name != "scheduler"}
     for name in getattr(model, "consulted", ()):
+        if name not in parts or not (folder / name / "config.json").is_file():
+            raise ValueError(f"{folder}: found no {name}/config.json: expected a whole folder of its family")
+        kind = getattr(diffusers, parts[name][1])
         with torch.device("meta"):
-            kind = getattr(diffusers, parts[name][1])
             own[name] = kind.from_config(kind.load_config(folder / name, local_files_only=True))
     for name, (_, kind) in kept.items():
         if kind is None:
@@ -215,9 +217,8 @@ def outlined(model: Model, encoders: Mapping[str, nn.Module] | None = None) -> M
     finally:
         quiet.setLevel(level)
     twin = copy.copy(model)
-    twin._pipeline = pipeline  # type: ignore[attr-defined]
-    found = next(iter(encoders_of(twin).values()))
-    twin._device = next(found.parameters()).device  # type: ignore[attr-defined]
+    vars(twin)["_pipeline"] = pipeline
+    vars(twin)["_device"] = next(next(iter(encoders_of(twin).values())).parameters()).device
     return twin
 
 

@@ -9,14 +9,14 @@ Reference: Shuai Bai et al., "Qwen2.5-VL Technical Report", 2025, arXiv 2502.139
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2Tokenizer
 
-_WORDS = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer" / "tokenizer.json"  # of the zoo's captions
+from unreel.models.tiny_words import tiny_words
+
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CONVERSATION = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -31,14 +31,12 @@ def tiny_tokenizer(system: Sequence[str]) -> Qwen2Tokenizer:
     Args:
         system: what the system says to the models that are going to use it.
     """
-    entries = json.loads(_WORDS.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = sorted(entry[: -len("</w>")] for entry in entries if entry.endswith("</w>"))
     made = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=4000, min_frequency=1, show_progress=False, special_tokens=list(_SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    said = ["system\nuser\nassistant\n", *system, *(f" {word}" for word in words if word.isalpha())]
+    said = ["system\nuser\nassistant\n", *system, *(f" {word}" for word in tiny_words())]
     made.train_from_iterator(said, trainer)
     told = json.loads(made.to_str())["model"]
     return Qwen2Tokenizer(

@@ -4,23 +4,19 @@ Reference: Colin Raffel et al., "Exploring the Limits of Transfer Learning with 
 JMLR 2020, arXiv 1910.10683.
 """
 
-import json
 import string
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
-_WORDS = Path(__file__).parents[1] / "zoo" / "models" / "t2i" / "tokenizer" / "tokenizer.json"  # of the zoo's captions
+from unreel.models.tiny_words import tiny_words
 
 
 def tiny_tokenizer() -> T5Tokenizer:
     """T5's tokenizer with the words of the zoo's captions, each one token; other words are read letter by letter."""
-    entries = json.loads(_WORDS.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = sorted(entry[: -len("</w>")] for entry in entries if entry.endswith("</w>"))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
-    pieces += [(f"▁{word}", -5.0) for word in words if word.isalpha()]
+    pieces += [(f"▁{word}", -5.0) for word in tiny_words()]
     pieces += [(letter, -9.0) for letter in string.ascii_letters + string.digits + string.punctuation]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
