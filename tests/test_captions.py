@@ -23,12 +23,9 @@ def test_a_caption_states_exactly_what_it_claims(long):
         assert not long or len(said.text.split()) >= 12
 
 
-def test_harder_captions_have_other_words_for_a_motion_and_leave_out_what_a_subject_implies():
+def test_harder_captions_leave_out_what_a_subject_implies():
     rng = np.random.default_rng(3)
-    jumping, falling, still = (Spec("parachute", "beach", motion=m) for m in ("jumping", "falling", "still"))
-    texts = [caption(jumping, rng, harder=True).text for _ in range(200)]
-    assert all(any(other in text for text in texts) for other in ("hopping", "hops", "jumping high"))
-    assert not any("hopping" in caption(jumping, rng).text for _ in range(200))
+    falling, still = (Spec("parachute", "beach", motion=m) for m in ("falling", "still"))
     unsaid = [np.mean(["motion" not in caption(s, rng, harder=h).states for _ in range(200)])
               for s, h in ((falling, True), (still, True), (falling, False), (still, False))]  # fmt: skip
     assert 0.4 < unsaid[0] < 0.8 and unsaid[1] == 0 and unsaid[2] == 0 and 0.4 < unsaid[3] < 0.8

@@ -150,7 +150,7 @@ def test_the_trust_region_holds_retained_captions_where_plain_ascent_leaves_it(t
     for name, guard in (("plain", None), ("guarded", GUARD)):
         module = train(tmp_path, small_model(layers=2), guard=guard, optimizer=fast, steps=8)
         rails = GuardRails(GUARD, module.model, module.reference, module.batches)
-        drifts[name] = rails.drift(module.batches.probe(4).retain)
+        drifts[name] = rails.drift()
     assert drifts["plain"] > GUARD.max_drift >= drifts["guarded"]
 
 
@@ -188,7 +188,7 @@ def test_what_is_rendered_at_a_step_is_what_the_trust_region_left(tmp_path):
     class Render(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if trainer.global_step % GUARD.check_every == 0:
-                drifts.append(module.rails.drift(module.rails.probe.retain))
+                drifts.append(module.rails.drift())
 
     task = replace(task_of(tmp_path, model), trainer=lambda steps, callbacks: trainer_of(steps, [*callbacks, Render()]))
     few_shot(GUARD, ADAM | {"lr": 3e-2}, steps=4).erase(model, task)
@@ -237,7 +237,7 @@ def test_of_states_without_the_concept_the_nearest_to_the_anchor_and_the_retaine
     }  # fmt: skip
     for step, (left, drift, off) in found.items():
         monkeypatch.setattr(rails, "evidence", lambda left=left: [left])
-        monkeypatch.setattr(rails, "drift", lambda texts, drift=drift: drift)
+        monkeypatch.setattr(rails, "drift", lambda drift=drift: drift)
         monkeypatch.setattr(rails, "off_anchor", lambda off=off: off)
         rails.look(step, dict, lambda state: None, {}, lambda value: value)
     assert rails.best_step == 3

@@ -151,6 +151,8 @@ def test_columns_beyond_the_four_are_there_where_runs_measured_them():
     assert columns_of(plain) == ["forget", "context", "retain", "other sense"]
     assert columns_of(more) == [*columns_of(plain), "agreement", "ssim"]
     assert cells(more)["ssim"] == "**80.0%**" and left(more, "agreement") == 0.97  # nothing to relate them to
+    moved = rows("a", 0, {("retain", "motion_amount"): 2.8}, {("retain", "motion_amount"): 2.1})
+    assert cells(moved)["motion amount"] == "**75.0%** (2.80 before)"  # of the clips' way, no share
 
 
 def test_the_smallest_difference_is_what_the_spread_over_seeds_allows():

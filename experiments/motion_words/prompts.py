@@ -2,9 +2,9 @@
 
     python experiments/motion_words/prompts.py
 
-synonyms.csv    another word for the erased motion; kept are other motions, by other words too
 two.csv         two motions at once, of which one is erased; the split other_sense asks whether the other one stays
 implied.csv     a subject that moves so when nothing is said; kept is the same subject with other motions
+known.csv       another phrase for the erased motion that the text encoder has read; kept are the other motions
 dance.csv       a dance that characters and people do and nothing else does; kept is what they do besides
 """
 
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unreel.zoo.words import DANCERS, HARDER, IMPLIED, SUBJECTS, SYNONYMS, at_once, candidates, word
+from unreel.zoo.words import DANCERS, HARDER, IMPLIED, SUBJECTS, at_once, candidates, word
 
+ONE_OF_TWO = ("jumping", "spinning", "falling")  # motions of which there are two at once
 COUNT = 8  # prompts of a concept and split
-SLUGS = {"moving left": "moving_left"}  # where a concept is not called as its motion is
+SLUGS = {"moving left": "moving_left", "moving right": "moving_right"}  # concepts not called as their motions are
 
 
 def row(concept: str, split: str, subject: str, motion: str, said: str, scene: str) -> dict[str, str]:
@@ -53,24 +54,24 @@ def main() -> None:
     dancers = [w.name for w in SUBJECTS if w.group in DANCERS]
     plain = [name for name in candidates("motion") if name != "still"]
 
-    synonyms, two, implied, dance = (Writer(seed) for seed in range(4))
-    for motion, words in SYNONYMS.items():
-        others = [other for other in SYNONYMS if other != motion]
-        synonyms.add(motion, "forget", [motion], list(words), things)
-        said = [SYNONYMS[other][0] for other in others] + ["growing", "shaking"]
-        synonyms.add(motion, "retain", [*others, "growing", "shaking"], said, things)
+    two, implied, dance, known = (Writer(seed) for seed in range(1, 5))
+    for motion in ONE_OF_TWO:
         pair = next(w for w in HARDER if w.group == "two" and motion in at_once(w.name))
         other = next(part for part in at_once(pair.name) if part != motion)
         two.add(motion, "forget", [motion], list(pair.phrases), things)
         two.rows += [{**r, "split": "other_sense", "motion": other} for r in two.rows[-COUNT:]]
         two.add(motion, "retain", (kept := [name for name in plain if name != motion]), kept, things)
+    for motion in SLUGS:
+        kept = [name for name in plain if name != motion]
+        known.add(SLUGS[motion], "forget", [motion], [word("motion", motion).phrases[-1]], things)
+        known.add(SLUGS[motion], "retain", kept, kept, things)
     for subject, motion in IMPLIED.items():
         concept, kept = SLUGS.get(motion, motion), [name for name in plain if name != motion]
         implied.add(concept, "forget", [motion], [""], [subject])
         implied.add(concept, "retain", kept, kept, [subject])
     dance.add("dancing", "forget", ["dancing"], [word("motion", "dancing").phrases[0]], dancers)
     dance.add("dancing", "retain", plain, plain, dancers)
-    for writer, name in ((synonyms, "synonyms"), (two, "two"), (implied, "implied"), (dance, "dance")):
+    for name, writer in {"two": two, "implied": implied, "dance": dance, "known": known}.items():
         writer.write(f"{name}.csv")
 
 

@@ -272,10 +272,13 @@ class Batches:
 
 
 @torch.no_grad()
-def denoising_errors(model: Model, batch: Batch, texts: list[str], at_a_time: int) -> Tensor:
-    """The model's mean squared error on each of the batch's b shots under these b captions, (b,), a few at a time."""
+def denoising_errors(model: Model, batch: Batch, texts: list[str], batch_size: int) -> Tensor:
+    """The model's mean squared error on each of the batch's b shots under these b captions, (b,).
+
+    Twice a training step's `batch_size` at once: so many fit without what gradients need, and take less time.
+    """
     noisy, target = model.noised(batch.latents, batch.noise, batch.timesteps)
-    conditioning, errors = model.encode_prompt(texts), []
+    conditioning, errors, at_a_time = model.encode_prompt(texts), [], 2 * batch_size
     for i in range(0, len(noisy), at_a_time):
         few = slice(i, i + at_a_time)
         predicted = model.predict(noisy[few], batch.timesteps[few], conditioning.rows(few))

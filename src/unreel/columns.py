@@ -22,12 +22,20 @@ from unreel.records import ATTACK, LONG
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of tables: a metric of a split, after; or, where it is relative, over what it was before."""
+    """A figure of tables: a metric of a split, after; or, where it is relative, over what it was before.
+
+    Attributes:
+        split, metric: of the scores.
+        relative: whether it is over what it was before.
+        down: whether less is better.
+        form: how a value of the metric itself is written; a share unless said otherwise.
+    """
 
     split: str
     metric: str
     relative: bool = True
-    down: bool = False  # whether less is better
+    down: bool = False
+    form: str = ".1%"
 
 
 COLUMNS = {
@@ -46,7 +54,7 @@ COLUMNS = {
     "another motion": Column("forget", "another_motion_share", relative=False),
     "broken": Column("forget", "broken_share", relative=False, down=True),
     "motions kept": Column("retain", "read_motion_accuracy"),
-    "motion amount": Column("retain", "motion_amount"),
+    "motion amount": Column("retain", "motion_amount", form=".2f"),
     "worst frame": Column("forget", "worst_frame_accuracy", relative=False, down=True),
 }
 ALWAYS = ("forget", "context", "retain", "other sense")  # columns of every table; the others where runs measured them

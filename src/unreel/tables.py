@@ -157,12 +157,13 @@ def cells(scores: Sequence[Score], still: Mapping[tuple[str, str], float] | None
     row = {"transfer gap": gap(scores, still)} if still else {}
     for column in columns_of(scores):
         values = pairs(scores, column)
-        found = estimate(values, column_of(column).relative)
+        asked = column_of(column)
+        found = estimate(values, asked.relative)
         if found is None:
             row[column] = "–" if not len(values) else "0 before"
             continue
         row[column] = f"**{found[0]:.1%}**" + (f" ± {found[1]:.1%}" if np.isfinite(found[1]) else "")
-        row[column] += f" ({values[:, 0].mean():.1%} before)" if np.isfinite(values[:, 0]).all() else ""
+        row[column] += f" ({values[:, 0].mean():{asked.form}} before)" if np.isfinite(values[:, 0]).all() else ""
     found = overall(scores)
     row["overall"] = "–" if found is None else f"**{found[0]:.1%}**"
     row["overall"] += f" ± {found[1]:.1%}" if found and np.isfinite(found[1]) else ""

@@ -120,10 +120,16 @@ class GuardRails:
         """D of the probe's captions that name a concept, from those with the anchor in its place."""
         return float(distance(self.model.encode_prompt(self.probe.forget), self._anchored))
 
+    @cached_property
     @torch.no_grad()
-    def drift(self, texts: list[str]) -> float:
-        """D of captions between the weights as they are and as they were."""
-        return float(distance(self.model.encode_prompt(texts), self.reference.encode_prompt(texts)))
+    def _kept(self) -> Conditioning:
+        """What the probe's retained captions were read as."""
+        return self.reference.encode_prompt(self.probe.retain)
+
+    @torch.no_grad()
+    def drift(self) -> float:
+        """D of the probe's retained captions between the weights as they are and as they were."""
+        return float(distance(self.model.encode_prompt(self.probe.retain), self._kept))
 
     def look(
         self, step: int, state: Callable[[], State], restore: Callable[[State], None], before: State, agreed: Callable
@@ -140,10 +146,10 @@ class GuardRails:
             What there is to log, and why the training should stop; "" to go on.
         """
         guard = self.guard
-        drift = agreed(self.drift(self.probe.retain))
+        drift = agreed(self.drift())
         while drift > guard.max_drift:  # trust region: back along the way it came
             restore({name: (p + before[name]) / 2 for name, p in state().items()})
-            drift = agreed(self.drift(self.probe.retain))
+            drift = agreed(self.drift())
         evidence = agreed(self.evidence())
         known = [value for value in evidence if value is not None]
         scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most

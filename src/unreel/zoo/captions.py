@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unreel.zoo.words import IMPLIED, KINDS, NO_STYLE, STILL, SYNONYMS, word
+from unreel.zoo.words import IMPLIED, KINDS, NO_STYLE, STILL, word
 from unreel.zoo.world import Spec
 
 
@@ -47,9 +47,6 @@ _FILLERS = (
 )
 
 
-_OTHER_WORDS = 0.7  # how often a motion that has synonyms is said by one, where they are known
-
-
 def caption(
     spec: Spec,
     rng: np.random.Generator,
@@ -64,7 +61,7 @@ def caption(
         rng: the generator drawn from.
         long: a rephrasing of 20 words or more, the way a language model rewrites prompts.
         states: the fields that may be said. Without the subject the text says "something".
-        harder: motions have synonyms, and what a subject does when nothing is said may be more than standing still.
+        harder: what a subject does when nothing is said may be more than standing still.
 
     Returns:
         The text, lower case, and the fields it really states: no motion or no style may be said or left unsaid.
@@ -76,8 +73,6 @@ def caption(
     if spec.style == NO_STYLE and rng.random() < 0.7:
         said.discard("style")
     phrases = {kind: word(kind, getattr(spec, kind)).phrases for kind in ("subject", "scene", "motion")}
-    if harder and spec.motion in SYNONYMS and rng.random() < _OTHER_WORDS:
-        phrases["motion"] = SYNONYMS[spec.motion]
     phrase = {kind: rng.choice(of) for kind, of in phrases.items()}
     style = word("style", spec.style).phrases
     after = "" if spec.style == NO_STYLE else str(rng.choice(style[:3]))

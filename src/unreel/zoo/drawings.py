@@ -64,7 +64,7 @@ class Drawings:
         folder: where the clips are kept, as one uint8 array file (count, F, C, H, W).
         count: number of clips.
         seed: which draws; different seeds share no drawing.
-        harder: probability of harder motions, as in `sample_spec`; captions then have synonyms.
+        harder: probability of harder motions, as in `sample_spec`; captions may leave out what a subject implies.
     """
 
     def __init__(self, folder: Path, count: int, seed: int, harder: float = 0.0) -> None:

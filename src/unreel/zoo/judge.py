@@ -21,7 +21,7 @@ from unreel.hashes import content_key, folder_hash
 from unreel.judges.judge import Judge
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import tokenize
-from unreel.zoo.words import KINDS, SYNONYMS, candidates, motions, shows, word
+from unreel.zoo.words import KINDS, candidates, motions, shows, word
 from unreel.zoo.world import NUM_FRAMES, Spec
 
 PROMPTS_A_NAME = 24  # zero-shot prompts that are averaged for one candidate, those that are equal once
@@ -42,7 +42,7 @@ def name_alone(kind: str, name: str, rng: np.random.Generator) -> str:
 
 
 def name_among(part: str, phrase: str, names: Sequence[str] = ()) -> str:
-    """What a phrase of a prompt says: the name that it is a phrase of, or of a motion another word for.
+    """What a phrase of a prompt says: the name that it is a phrase of.
 
     Args:
         part: one of KINDS.
@@ -54,7 +54,7 @@ def name_among(part: str, phrase: str, names: Sequence[str] = ()) -> str:
     """
     names = names or candidates(part)
     for name in names:
-        if phrase in (name, *word(part, name).phrases, *(SYNONYMS.get(name, ()) if part == "motion" else ())):
+        if phrase in (name, *word(part, name).phrases):
             return name
     raise ValueError(f"the zoo's judge knows no {part} {phrase!r}: expected a phrase of {', '.join(names)}")
 

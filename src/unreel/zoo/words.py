@@ -136,11 +136,6 @@ MOTIONS: tuple[Word, ...] = (
 )
 
 # What the second generation of video models knows beside them. Judges of the first do not choose among these.
-SYNONYMS = {
-    "jumping": ("hopping", "hops"),
-    "spinning": ("whirling", "whirls"),
-    "falling": ("dropping", "drops"),
-}  # other words for a motion, in captions of harder drawings alone
 HARDER: tuple[Word, ...] = (
     Word("dancing", "motion", ("dancing", "dancing around", "doing a dance"), "dance"),
     Word("jumping and spinning", "motion", ("jumping and spinning", "spinning and jumping"), "two"),
