@@ -8,8 +8,8 @@ Prints the mean squared distance of its states of the first twelve tokens, over 
 import itertools
 
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
 
+from unreel.models.stable_diffusion import StableDiffusion
 from unreel.zoo.store import verified
 
 GROUPS = {
@@ -18,19 +18,15 @@ GROUPS = {
 }
 SUBJECTS = ["a cat", "the drum", "draxil", "an owl", "one rocket"]
 SCENES = ["on the beach", "at night", "in the forest"]
+FIRST = 12  # tokens
 
 
 @torch.no_grad()
 def main() -> None:
-    folder = verified("t2i")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    model = StableDiffusion(verified("t2i"))
     for name, words in GROUPS.items():
-        states = {}
-        for word in words:
-            texts = [f"{subject} {word} {scene}" for subject in SUBJECTS for scene in SCENES]
-            ids = tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt").input_ids
-            states[word] = encoder(ids)[0][:, :12]
+        texts = {w: [f"{subject} {w} {scene}" for subject in SUBJECTS for scene in SCENES] for w in words}
+        states = {w: model.encode_prompt(said)["prompt_embeds"][:, :FIRST] for w, said in texts.items()}
         for one, two in itertools.combinations(words, 2):
             print(f"{name}: {one}, {two}: {float((states[one] - states[two]).square().mean()):.3f}")
 

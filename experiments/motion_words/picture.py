@@ -15,7 +15,8 @@ QUESTIONS = {
     "motion_words_dance": ("dancing",),
     "motion_words_implied": ("falling", "moving_left"),
 }
-CLIPS, EDGE_PX, GAP_PX = (0, 2), 64, 6  # which prompts of a question
+CLIPS = (0, 2)  # which prompts of a question
+EDGE_PX, GAP_PX = 64, 6
 
 
 def strip(file: Path) -> np.ndarray:
@@ -28,7 +29,11 @@ def main(runs: Path) -> None:
     """A row for each question: before above after, of two prompts."""
     pairs = []
     for slug, concept in ((slug, concept) for slug, concepts in QUESTIONS.items() for concept in concepts):
-        run = next((runs / slug).glob(f"{concept}-few_shot-*-seed0-*"))
+        run = next((runs / slug).glob(f"{concept}-few_shot-*-seed0-*"), None)
+        if run is None:
+            raise SystemExit(
+                f"found no few_shot run of {concept}, seed 0, in {runs / slug}: run the commands of README.md"
+            )
         for stage in ("before", "after"):
             files = sorted((run / "clips" / stage / "zoo_unet3d").glob("*_forget.mp4"))
             pairs.append([strip(files[i]) for i in CLIPS])

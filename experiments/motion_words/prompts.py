@@ -15,7 +15,7 @@ import numpy as np
 
 from unreel.zoo.words import DANCERS, HARDER, IMPLIED, SUBJECTS, at_once, candidates, word
 
-ONE_OF_TWO = ("jumping", "spinning", "falling")  # motions of which there are two at once
+ONE_OF_TWO = ("jumping", "spinning", "falling")  # what conf/experiment/motion_words.yaml erases of two at once
 COUNT = 8  # prompts of a concept and split
 SLUGS = {"moving left": "moving_left", "moving right": "moving_right"}  # concepts not called as their motions are
 

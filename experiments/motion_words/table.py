@@ -43,10 +43,8 @@ def table(scores: list[Score]) -> pd.DataFrame:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit("usage: python experiments/motion_words/table.py RUNS/SLUG ...")
-    here, read = (
-        Path(__file__).parent,
-        finished_scores(sorted(p for name in sys.argv[1:] for p in Path(name).iterdir())),
-    )
+    here = Path(__file__).parent
+    read = finished_scores(run for name in sys.argv[1:] for run in Path(name).glob("*"))
     if not read:
         raise SystemExit(f"found no finished run in {', '.join(sys.argv[1:])}: expected folders of runs")
     found = table(read).reset_index()

@@ -29,7 +29,7 @@ def share(way: Tensor, moved: Tensor) -> float:
 
 @torch.no_grad()
 def main(motion: str, paths: list[str]) -> None:
-    model = StableDiffusion(verified("t2i"), num_inference_steps=1, guidance_scale=1.0)
+    model = StableDiffusion(verified("t2i"))
     scenes = [word("scene", name).phrases[0] for name in candidates("scene")]
 
     def states(subject: str, said: str) -> Tensor:
