@@ -9,9 +9,11 @@ from conftest import small_model
 from test_esd import make_task
 from test_gradient import ADAM, GUARD
 from unreel.batches import Batches, BatchSizes, Step
+from unreel.concepts import to_concept
 from unreel.methods.adversary import Adversary, Search
 from unreel.methods.few_shot import FewShot
 from unreel.methods.guard import distance
+from unreel.methods.keywords import said_with
 from unreel.methods.slots import learned
 from unreel.models.stable_diffusion import StableDiffusion
 
@@ -106,3 +108,20 @@ def test_a_model_without_a_table_of_tokens_is_refused_before_any_work():
 def test_numbers_that_will_not_do_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Adversary(**(SMALL | wrong))
+
+
+def test_every_word_of_each_concept_has_its_turn():
+    search, step = search_of(small_model(layers=2), names=("drum", "cat"), words=4, captions=4, steps=1)
+    used = set()
+    for number in range(2):
+        used |= set(search._said(["a drum", "a cat", "a drum at night", "a cat at night"])[1])
+        search.loss(step(number))
+    assert used == set(range(8))
+
+
+def test_a_name_that_is_said_twice_is_replaced_twice():
+    painter = to_concept("van_gogh", {"kind": "style", "name": "van gogh"})
+    text = "Starry Night by Van Gogh, painted by van gogh, van goghs"
+    assert said_with(text, painter, "") == "Starry Night by , , van goghs"
+    assert said_with("a van gogh sunflower in the style of van gogh", painter, "x") == "a x sunflower x"
+    assert said_with("a sunflower", painter, "x") == "a sunflower x"

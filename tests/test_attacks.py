@@ -369,3 +369,11 @@ def test_an_attack_on_weights_refuses_erasers_that_change_none(path, attached):
             attack.check_eraser("safree", attached)
     else:
         attack.check_eraser("safree", attached)
+
+
+def test_ring_a_bell_mutates_as_often_as_it_is_told():
+    candidates = np.tile(np.arange(16), (400, 1)) * 0  # all alike, so that mixing changes nothing
+    for chance in (0.0, 0.25, 1.0):
+        attack = small_attack("ring_a_bell", mutation=chance, length=16)
+        children = attack._children(candidates, 10_000, np.random.default_rng(0))
+        assert abs((children != 0).any(1).mean() - chance) < 0.07

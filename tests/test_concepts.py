@@ -1,5 +1,6 @@
 """Concepts from YAML, and prompts: training and evaluation share no text."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from unreel.captions import TrainingCaptions
-from unreel.concepts import KINDS, to_concept
+from unreel.concepts import KINDS, slug_of, to_concept
 from unreel.prompts import Questions, VocabularyPrompts, evaluation_prompts
 from unreel.vocabulary import SENTENCES, Surroundings
 from unreel.zoo.judge import name_among
@@ -128,3 +129,38 @@ def test_what_is_erased_together_is_not_kept():
 def test_a_bad_concept_is_refused_by_name(slug, config, says):
     with pytest.raises(ValueError, match=says):
         to_concept(slug, config)
+
+
+def test_a_sense_that_another_concept_erases_is_neither_asked_for_as_kept_nor_trained_as_kept():
+    bats = [shipped("bat_animal"), to_concept("cricket", {"kind": "object", "phrases": ["a bat with a ball"]})]
+    senses = [phrase for phrase in bats[0].other_senses if phrase != "a bat with a ball"]
+    assert 0 < len(senses) < len(bats[0].other_senses)
+    surroundings = Surroundings(VOCABULARY, bats, False)
+    asked = {said for p in evaluation_prompts(bats[0], surroundings, 24, 0) if p.split == "other_sense"
+             for _, said in p.shows}  # fmt: skip
+    assert set(senses) <= asked and "a bat with a ball" not in asked
+    assert "a bat with a ball" not in TrainingCaptions(bats[0], surroundings).near
+
+
+def test_what_has_nothing_near_left_to_keep_keeps_the_rest():
+    every = [shipped(slug) for slug in SHIPPED if shipped(slug).kind == "motion"]
+    surroundings = Surroundings({**VOCABULARY, "motion": []}, every, True)
+    asked = evaluation_prompts(every[0], surroundings, 6, 0)
+    assert sum(p.split == "retain" for p in asked) == 6
+    assert not [p for p in asked if p.split == "retain" for part, _ in p.shows if part == "motion"]
+    monet = to_concept("monet", {"kind": "style", "name": "monet"})
+    assert len(evaluation_prompts(monet, Surroundings({**VOCABULARY, "style": []}, [monet], False), 6, 0)) == 12
+
+
+@pytest.mark.parametrize("phrases", ["a cat", [7], ["a cat", None]])
+def test_a_vocabulary_that_is_no_lists_of_texts_is_refused(phrases):
+    with pytest.raises(ValueError, match=r"found vocabulary.scene=.*expected a list of texts"):
+        Surroundings({**VOCABULARY, "scene": phrases}, [], False)
+    assert Surroundings({**VOCABULARY, "style": None}, [], False).vocabulary["style"] == []
+
+
+def test_slugs_of_other_letters_and_signs_are_told_apart():
+    assert slug_of("red bicycle") == "red_bicycle" and slug_of("Van  Gogh's") == "van_gogh_s"
+    names = ["C++", "C#", "猫", "犬", "café", "cafe", "concept"]
+    assert len({slug_of(name) for name in names}) == len(names)
+    assert all(re.fullmatch("[a-z0-9_]{1,60}", slug_of(name)) for name in names)

@@ -25,9 +25,12 @@ from unreel import Edit
 from unreel.edits import hashes_of
 from unreel.exports import artifact, comfyui, lora, pipeline
 from unreel.exports.card import paper_of, plain
+from unreel.exports.components import export_components
+from unreel.files import whole_folder
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.modelscope import ModelScope
 from unreel.models.pipeline_model import PipelineModel
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion, tiny_pipeline
 from unreel.models.text2video_zero import Text2VideoZero
 from unreel.scores import read_scores
@@ -450,3 +453,29 @@ def test_what_cannot_be_exported_is_one_line_before_anything_is_made(tmp_path, o
     with pytest.raises(SystemExit, match=re.escape(says)) as ended:
         train.main(configured("train", options))
     assert "\n" not in str(ended.value) and not list(tmp_path.iterdir())
+
+
+def test_comfyui_takes_clips_text_encoders_alone():
+    with pytest.raises(ValueError, match=r"export=comfyui: found a T5EncoderModel: expected a CLIP text encoder"):
+        comfyui.check(PixArt.tiny(), ("text_encoder",))
+
+
+def test_exported_components_say_no_path_of_this_machine(small_folders, tmp_path):
+    model = models_of(small_folders)[0]
+    assert str(small_folders) in json.dumps(dict(model.pipeline.unet.config)), "diffusers keeps it"
+    for folder in export_components(model, ("text_encoder", "denoiser"), tmp_path):
+        assert str(small_folders) not in (folder / "config.json").read_text()
+
+
+def test_models_of_other_schedules_are_other_models(small_folders):
+    made = [AnimateDiff(small_folders / "sd", small_folders / "adapter", scheduler=said)
+            for said in (None, SCHEDULE, {**SCHEDULE, "beta_schedule": "scaled_linear"})]  # fmt: skip
+    assert len({model.content for model in made}) == 3
+
+
+def test_a_folder_whose_writer_was_killed_between_its_renames_is_not_lost(tmp_path):
+    (tmp_path / ".old_made").mkdir()
+    (tmp_path / ".old_made" / "a").write_text("kept")
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "made"):
+        raise RuntimeError
+    assert (tmp_path / "made" / "a").read_text() == "kept"

@@ -270,3 +270,15 @@ def test_an_encoder_that_reads_nothing_of_the_texts_is_left_out_of_their_distanc
     moved = {**told, "prompt_embeds": told["prompt_embeds"] + 0.1}
     alone = [Conditioning({"prompt_embeds": each["prompt_embeds"]}) for each in (moved, told)]
     assert distance(Conditioning(moved), Conditioning(told)) == distance(*alone) > 0
+
+
+def test_the_trust_region_ends_even_where_halving_leads_nowhere(tmp_path, monkeypatch):
+    """Of neighbouring floats, or where drift does not follow the weights, all of the change goes."""
+    module = train(tmp_path, small_model(layers=2), guard=GUARD, steps=2)
+    rails = GuardRails(GUARD, module.model, module.reference, module.batches)
+    state, before = {"w": torch.ones(1)}, {"w": torch.zeros(1)}
+    monkeypatch.setattr(rails, "drift", lambda: 1.0 if state["w"] else 0.0)
+    monkeypatch.setattr(rails, "evidence", lambda: [None])
+    monkeypatch.setattr(rails, "off_anchor", lambda: 0.0)
+    rails.look(1, lambda: dict(state), state.update, before, lambda value: value)
+    assert state["w"] == 0

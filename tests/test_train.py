@@ -531,3 +531,14 @@ def test_a_run_of_several_edits_keeps_each_and_an_image_unets_edit_is_refused_by
     with pytest.raises(SystemExit, match="belongs to other weights: in its denoiser"):
         evaluate.main(configured("evaluate", [*score, f"runs={tmp_path / 'refused'}"]))
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_recipient_that_is_trained_itself_can_be_looked_at_meanwhile(small_folders, judge_folder, tmp_path):
+    own = [o for o in small_run(small_folders, judge_folder, tmp_path) if "method." not in o and "t2v" not in o]
+    options = [*own, "method=esd", "method.trajectories=2", "method.num_inference_steps=2", "method.data.steps=3",
+               "t2v=modelscope", *modelscope(small_folders), "evaluation.at_steps=[2]", "logger=none"]  # fmt: skip
+    train.main(configured("train", options))
+    run = only_run(tmp_path)
+    assert {s.stage for s in read_scores(run / "scores.jsonl")} == {"before", "step_2", "after"}
+    train.main(configured("train", [*options, "evaluation.at_steps=[]", f"output={tmp_path / 'without'}"]))
+    assert Edit.load(run / "edit.safetensors").hash == Edit.load(tmp_path / "without" / "edit.safetensors").hash

@@ -32,7 +32,12 @@ class RenderClips(pl.Callback):
         if (step := trainer.global_step) in self.at_steps:
             if trainer.is_global_zero:
                 edit = pl_module.edit() if self.onto is None else self.onto + pl_module.edit()
-                self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, edit), step)
+                trained = pl_module.state()
+                pl_module.restore(pl_module.before)  # the edit is put on the weights that it was made from
+                try:
+                    self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, edit), step)
+                finally:
+                    pl_module.restore(trained)
             trainer.strategy.barrier()
 
 

@@ -34,7 +34,8 @@ class TrainingCaptions:
             )
         self.anchor = concept.anchor or NEUTRAL[concept.part]
         self.bare = self._templates()
-        self.near = [*surroundings.neighbours(concept), *concept.other_senses]
+        self.senses = surroundings.kept(concept.other_senses)
+        self.near = [*surroundings.neighbours(concept), *self.senses]
 
     def pair(self, rng: np.random.Generator, shot: int | None = None, long: float = 0.0) -> tuple[str, str]:
         """A caption that names the concept, and the same one with its anchor in its place.
@@ -85,7 +86,7 @@ class TrainingCaptions:
         captions = []
         far = self.surroundings.vocabulary[self.concept.part] or [""]
         for i in range(count):
-            choices = (self.near, far, self.concept.other_senses or self.near, [NEUTRAL[self.concept.part]])[i % 4]
+            choices = (self.near, far, self.senses or self.near, [NEUTRAL[self.concept.part]])[i % 4]
             phrase = str(choices[rng.integers(len(choices))]) if choices else ""
             parts = {**self._context(rng, phrase), self.concept.part: phrase}
             text = self._sentence(rng.integers(len(SENTENCES)), say(parts)) if rng.random() < 0.8 else ""

@@ -120,6 +120,8 @@ def _said(error: BaseException | None) -> str:
         return told(error)
     if isinstance(error, ValueError | OSError | OmegaConfBaseException):
         return str(error)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser's, of ~nobody/x
+        return f"{error}: expected a path whose ~ is somebody's on this machine"
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         located = isinstance(error.__cause__, ImportError)  # Hydra says of what, and what it looked for
         return str(error).splitlines()[0] if located else _said(error.__cause__)

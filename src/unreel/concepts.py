@@ -29,9 +29,10 @@ def _plain(phrases: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def slug_of(phrase: str) -> str:
-    """A name fit for files, of a concept that has a phrase alone: of a long one its beginning, and a hash of it all."""
+    """A name fit for files, of a concept that has a phrase alone; of a long one, or one of other letters and signs than
+    ASCII's and a text's usual ones, the beginning, and a hash of it all: "C++" and "C#" are two."""
     slug = re.sub(r"[^a-z0-9]+", "_", phrase.lower()).strip("_") or "concept"
-    if len(slug) <= 50:
+    if len(slug) <= 50 and re.fullmatch(r"[a-z0-9\s_.,:;!?'\"()&/-]*", phrase.lower()) and slug != "concept":
         return slug
     return f"{slug[:40].strip('_')}_{hashlib.sha256(phrase.encode()).hexdigest()[:8]}"
 

@@ -181,7 +181,7 @@ def edits_of(config: DictConfig) -> list[str]:
 
 
 def config_folders(group: str) -> list[Path]:
-    """Where a config group's YAMLs are: in the user's own --config-dir, which comes first, and in conf."""
+    """Where a config group's YAMLs are: in conf and in the user's --config-dir, in the order that Hydra reads."""
     folders = [_CONF]
     if GlobalHydra.instance().is_initialized():
         sources = GlobalHydra.instance().config_loader().get_search_path().get_path()

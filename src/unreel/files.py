@@ -32,7 +32,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """The folder to write to inside a `with` block; afterwards it is `path`, in place of an older one, or gone when the
     block failed."""
     aside, old = path.with_name(f".unfinished_{path.name}"), path.with_name(f".old_{path.name}")
-    for leftover in (aside, old):  # of a process that was killed
+    if old.exists() and not path.exists():  # a process was killed between its two renames
+        old.rename(path)
+    for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
     try:

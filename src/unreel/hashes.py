@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 LIBRARIES = ("torch", "diffusers", "transformers")  # a new version of these may compute something else
-_MODEL_FILES = (".json", ".txt", ".model", ".safetensors")
+_MODEL_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
 
 def content_key(**content: Any) -> str:

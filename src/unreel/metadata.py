@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StringConstraints
 
 from unreel.validation import Ignoring, Parsed, validated
 
@@ -13,7 +13,9 @@ FORMATS = ("unreel-edit-1", "unreel-edit-2", "unreel-edit-3")
 MOST_CHARACTERS = 10_000_000  # of one entry of the metadata
 MOST_PROMPTS = 10_000  # that an evaluation may ask for, a concept
 
-Text = Annotated[str, StringConstraints(max_length=10_000)]
+MOST_TEXT = 10_000  # characters of one text
+
+Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -24,7 +26,12 @@ def _literal(text: str) -> str:
     return text
 
 
-Said = Annotated[Text, AfterValidator(_literal)]
+def _named(said: Any) -> Any:
+    """A number as text: YAML reads a name such as 1984 as one."""
+    return str(said) if isinstance(said, int | float) and not isinstance(said, bool) else said
+
+
+Said = Annotated[Text, AfterValidator(_literal), BeforeValidator(_named)]
 Phrases = Annotated[list[Said], Field(max_length=10_000)]
 
 

@@ -6,6 +6,7 @@ where they are, so that hundreds of runs make a small page.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def _strips(folder: Path, run: str, t2v: str, concept: str) -> dict[str, dict[st
         half = (width - 4 * STRIP_GAP_PX) // 2
         square = round(half / (one + STRIP_GAP_PX))
         frames = int(texts.get("frames", square))  # older files don't say, and are taken for square
-        files = [file.name for file in sorted((clips / "after" / t2v).glob(f"*_{concept}_{split}.mp4"))]
+        named = re.compile(rf"\d+_{re.escape(concept)}_{re.escape(split)}\.mp4")  # of no concept whose name ends so
+        files = sorted(f.name for f in (clips / "after" / t2v).glob("*.mp4") if named.fullmatch(f.name))
         found[split] = {
             "src": path.relative_to(folder).as_posix(), "prompts": prompts, "width": half // frames - STRIP_GAP_PX,
             "height": one, "after": half + 4 * STRIP_GAP_PX, "step": one + STRIP_GAP_PX,

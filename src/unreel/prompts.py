@@ -87,8 +87,10 @@ def evaluation_prompts(concept: Concept, surroundings: Surroundings, count: int,
 
     near = rng.permutation(surroundings.neighbours(concept)).tolist()
     far = [""] if concept.part != "subject" else rng.permutation(surroundings.vocabulary["subject"]).tolist()
-    kept = prompts("retain", near, (count + 1) // 2, concept.part) + prompts("retain", far, count // 2, "")
-    other = prompts("other_sense", concept.other_senses, count, concept.part) if concept.other_senses else []
+    senses = surroundings.kept(concept.other_senses)
+    kept = prompts("retain", near or far, (count + 1) // 2, concept.part if near else "")
+    kept += prompts("retain", far, count // 2, "")
+    other = prompts("other_sense", senses, count, concept.part) if senses else []
     return prompts("forget", concept.phrases, count, concept.part) + kept + other
 
 

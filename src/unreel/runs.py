@@ -28,6 +28,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from unreel.files import ASIDE, clear_asides, write_text
 from unreel.hashes import content_key, library_versions
 from unreel.jobs import is_sweep
+from unreel.metadata import MOST_TEXT
 from unreel.records import Concept, Score
 from unreel.scores import write_scores
 from unreel.signals import Stopped
@@ -233,7 +234,7 @@ class Run:
         )
         return {
             "run": self.folder.name,
-            "command": _command(),
+            "command": _command()[:MOST_TEXT],
             "commit": _commit(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in packages},

@@ -101,7 +101,7 @@ class Sweep(Callback):
             results.write_search(records, scores, folder, self.bars)
         else:
             results.write_tables(scores, folder, self.bars, self.images, self.by)
-        Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False)
+        Console().print(str(folder / "table.md"), soft_wrap=True, highlight=False, markup=False)
 
 
 def objectives_of(config: DictConfig) -> list[str]:

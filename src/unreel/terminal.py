@@ -73,4 +73,4 @@ def print_result(run: Run) -> None:
     console.print(f"seconds: {spent}", highlight=False)
     for name in ("report.html", "edit.safetensors", *FOLDERS, "comfyui", "lora", "pipeline", CARD):
         if (folder / name).exists():
-            console.print(str(folder / name), soft_wrap=True, highlight=False)
+            console.print(str(folder / name), soft_wrap=True, highlight=False, markup=False)

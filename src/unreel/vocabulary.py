@@ -103,7 +103,10 @@ class Surroundings:
     def __init__(self, vocabulary: Mapping[str, Sequence[str]], concepts: Sequence[Concept], with_motion: bool) -> None:
         self.concepts = list(concepts)
         self.erased = {phrase.casefold() for concept in concepts for phrase in concept.phrases}
-        self.vocabulary = {p: self._kept(vocabulary.get(p, ())) for p in PARTS}
+        for part, phrases in vocabulary.items():
+            if isinstance(phrases, str) or not all(isinstance(phrase, str) for phrase in phrases or ()):
+                raise ValueError(f"found vocabulary.{part}={phrases!r:.80}: expected a list of texts, as [a cat]")
+        self.vocabulary = {p: self.kept(vocabulary.get(p) or ()) for p in PARTS}
         for part in ("subject", "scene"):
             if len(self.vocabulary[part]) < 4:
                 raise ValueError(f"found {len(self.vocabulary[part])} phrases of {part} to surround it: expected 4")
@@ -121,7 +124,8 @@ class Surroundings:
 
     def _pools(self, without: str, evaluation: bool) -> list[list[dict[str, str]]]:
         """All sets of parts without a style, and all with one."""
-        parts = [p for p in PARTS if p not in (without, "style") and (p != "motion" or self.with_motion)]
+        silent = {without, "style"} | (set() if self.with_motion and self.vocabulary["motion"] else {"motion"})
+        parts = [part for part in PARTS if part not in silent]
         rest = [dict(zip(parts, said, strict=True)) for said in itertools.product(*(self.vocabulary[p] for p in parts))]
         pools = [_quarter(rest, evaluation)]
         if without != "style" and self.vocabulary["style"]:
@@ -140,7 +144,8 @@ class Surroundings:
 
     def neighbours(self, concept: Concept) -> list[str]:
         """What is kept near the concept: its own list, or all of the vocabulary's phrases of its part."""
-        return self._kept(concept.neighbours) or self.vocabulary[concept.part]
+        return self.kept(concept.neighbours) or self.vocabulary[concept.part]
 
-    def _kept(self, phrases: Sequence[str]) -> list[str]:
+    def kept(self, phrases: Sequence[str]) -> list[str]:
+        """The phrases that say no erased concept."""
         return [phrase for phrase in phrases if phrase.casefold() not in self.erased]

@@ -149,7 +149,8 @@ class Attack(ABC):
             "recipient" is each of them.
         knows_edit: whether its search sees the edited model; if not, it is its own control's, and searched once.
         passes_guidance: whether it can meet erasers that change no weights and act when a pipeline samples.
-        keeps: whether what it found stays in the run folder when the run is done; whole weights do not.
+        keeps: whether what it found on the edited model stays in the run folder when the run is done; whole weights do
+            not. What it finds on an unedited one is kept in the cache, for all runs.
         learns_looks: whether its search needs pictures of the concept, made by the model that it searches on.
     """
 

@@ -104,7 +104,7 @@ class RingABell(Attack):
             if rng.random() < self.crossover:
                 cut = rng.integers(self.length)
                 child[cut:] = parents[rng.integers(len(parents))][cut:]
-            if rng.random() < self.mutation or not rng.integers(4):
+            if rng.random() < self.mutation:
                 child[rng.integers(self.length)] = rng.integers(words)
         return children
 

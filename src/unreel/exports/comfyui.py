@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from unreel.files import whole_folder
 from unreel.hashes import plain_name
@@ -25,7 +25,7 @@ PLACES = {"text_encoder": "text_encoders", "denoiser": "diffusion_models"}  # co
 
 
 def check(model: Any, components: tuple[str, ...]) -> None:
-    """ValueError for a component that ComfyUI has no loader for, naming what it takes instead."""
+    """ValueError for a component that ComfyUI has no loader for, or that is not written for it, naming what is."""
     found = components_of(model)
     for key in components:
         if key not in PLACES:
@@ -34,6 +34,10 @@ def check(model: Any, components: tuple[str, ...]) -> None:
             raise ValueError(
                 f"export=comfyui: found a {type(found[key]).__name__}, which ComfyUI does not load: expected the UNet"
                 " of an image model; leave comfyui out"
+            )
+        if key == "text_encoder" and not isinstance(found[key], CLIPTextModel | CLIPTextModelWithProjection):
+            raise ValueError(
+                f"export=comfyui: found a {type(found[key]).__name__}: expected a CLIP text encoder; leave comfyui out"
             )
 
 

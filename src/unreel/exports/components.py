@@ -1,5 +1,6 @@
 """transformers: each edited component as the folder that `from_pretrained` of transformers or diffusers loads."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,14 @@ def name_in(target: Any, component: str) -> str:
     return next(name for name in DENOISERS if getattr(target, name, None) is not None)
 
 
+def forget_paths(folder: Path) -> None:
+    """Takes out of every config below a folder where on this machine its model was loaded from."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def export_components(target: Any, names: Sequence[str], folder: Path) -> list[Path]:
     """Writes components of a model as they are now, each whole: folder/text_encoder, folder/unet; their folders.
 
@@ -37,5 +46,6 @@ def export_components(target: Any, names: Sequence[str], folder: Path) -> list[P
     for name in (name_in(target, key) for key in names):
         with whole_folder(folder / name) as aside:
             getattr(pipeline, name).save_pretrained(aside, safe_serialization=True)
+            forget_paths(aside)
         written.append(folder / name)
     return written

@@ -108,7 +108,8 @@ class Search:
 
     def _said(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
         """The texts with the slot in the names' place, and the row that each is read with."""
-        said, places, turns = [], [], [0] * len(self.concepts)
+        said, places, count = [], [], len(self.concepts)
+        turns = [self.taken * self.adversary.captions // count] * count  # on from the last step's
         for text in texts:
             c = next((i for i, each in enumerate(self.concepts) if _names(each, text)), 0)
             said.append(said_with(text, self.concepts[c], self.slot[0]))

@@ -79,14 +79,13 @@ def sample_trajectories(
 ) -> Trajectories:
     """One trajectory a prompt, by the model's own scheduler, `batch` at a time; each has a generator of its own."""
     said, null = model.encode_prompt(prompts), model.encode_prompt([""])
-    pipeline = copy.copy(model.pipeline)
     passed = []
     for first in range(0, len(prompts), batch):
         rows = list(range(first, min(first + batch, len(prompts))))
         cond, uncond = said.rows(rows), null.rows([0] * len(rows))
         seeds = [int(np.random.default_rng([seed, 7, row]).integers(2**62)) for row in rows]
         generators = [torch.Generator().manual_seed(each) for each in seeds]
-        pipeline.scheduler = scheduler = copy.deepcopy(model.pipeline.scheduler)
+        scheduler = copy.deepcopy(model.pipeline.scheduler)
         model.set_timesteps(scheduler, num_inference_steps)
         known = inspect.signature(scheduler.step).parameters
         extra = {name: value for name, value in (("eta", 0.0), ("generator", generators)) if name in known}

@@ -23,6 +23,7 @@ from unreel.models.model import Conditioning, Model
 from unreel.validation import checked
 
 State = dict[str, Tensor]
+_MOST_HALVINGS = 24  # of a change, after which float32 holds no more of it
 
 
 @checked
@@ -147,8 +148,11 @@ class GuardRails:
         """
         guard = self.guard
         drift = agreed(self.drift())
-        while drift > guard.max_drift:  # trust region: back along the way it came
-            restore({name: (p + before[name]) / 2 for name, p in state().items()})
+        halvings = 0
+        while drift > guard.max_drift:  # trust region: back along the way it came, in the end all of it
+            halvings += 1
+            back = before if halvings > _MOST_HALVINGS else {n: (p + before[n]) / 2 for n, p in state().items()}
+            restore(back)
             drift = agreed(self.drift())
         evidence = agreed(self.evidence())
         known = [value for value in evidence if value is not None]

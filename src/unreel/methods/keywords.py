@@ -45,11 +45,11 @@ def name_of(concept: Concept) -> str:
 
 
 def said_with(text: str, concept: Concept, other: str) -> str:
-    """A text with something else where it says the concept; where it says it in no known way, at the concept's end."""
-    for phrase in sorted([*concept.phrases, name_of(concept)], key=len, reverse=True):
-        found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)
-        if found:
-            return " ".join(f"{text[: found.start()]}{other}{text[found.end() :]}".split())
+    """A text with something else wherever it says the concept; at the concept's end where no known way says it."""
+    ways = "|".join(re.escape(way) for way in sorted([*concept.phrases, name_of(concept)], key=len, reverse=True))
+    said, times = re.subn(rf"(?<!\w)(?:{ways})(?!\w)", lambda _: other, text, flags=re.IGNORECASE)
+    if times:
+        return " ".join(said.split())
     return " ".join((f"{other} {text}" if concept.part == "subject" else f"{text} {other}").split())
 
 

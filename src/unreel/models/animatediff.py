@@ -39,6 +39,7 @@ class AnimateDiff(PipelineModel):
     """
 
     latent_axis = 2
+    kind = AnimateDiffPipeline
 
     def __init__(
         self,
@@ -57,14 +58,14 @@ class AnimateDiff(PipelineModel):
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
         sources = {"": (folder, revision), "motion_adapter": (motion_adapter, motion_adapter_revision)}
-        self.schedule = dict(scheduler) if scheduler is not None else None
+        self.held = {} if scheduler is None else {"scheduler": dict(scheduler)}
         super().__init__(sources, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
         adapter = MotionAdapter.from_pretrained(**self.sources["motion_adapter"])
-        pipeline = AnimateDiffPipeline.from_pretrained(**self.sources[""], motion_adapter=adapter)
-        if self.schedule is not None:
-            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **self.schedule)
+        pipeline = self.kind.from_pretrained(**self.sources[""], motion_adapter=adapter)
+        if self.held:
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **self.held["scheduler"])
         return pipeline
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -222,7 +222,7 @@ class PipelineModel(Model):
 
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         reading = self.reading
-        said = [reading.template.format(cleaned(self.pipeline, text)) for text in texts]
+        said = [reading.template.replace("{}", cleaned(self.pipeline, text)) for text in texts]
         tokens = self.tokenizer(
             said, padding="max_length", truncation=True, max_length=reading.max_length, return_tensors="pt"
         )

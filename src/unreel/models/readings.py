@@ -36,7 +36,7 @@ def states(model: Model, texts: Sequence[str], reading: Reading) -> tuple[Tensor
     """
     if reading.cleaning not in CLEANINGS:
         raise ValueError(f"found a reading with cleaning={reading.cleaning!r}: expected {', '.join(CLEANINGS)}")
-    said = [reading.template.format(CLEANINGS[reading.cleaning](text)) for text in texts]
+    said = [reading.template.replace("{}", CLEANINGS[reading.cleaning](text)) for text in texts]
     before = 0 if reading.keeps == "all" else len(model.tokenizer.encode(reading.template.partition("{}")[0]))
     kept = [0, *range(-reading.max_length + 1, 0)] if reading.keeps == "ends" else slice(before, None)
     most = reading.max_length + before - (2 if reading.keeps == "ends" else 0)

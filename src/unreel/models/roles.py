@@ -88,8 +88,11 @@ def select(components: Mapping[str, nn.Module], roles: Sequence[str]) -> list[st
             "text_encoder_2." and so on), or regular expressions that are searched in the names "component/parameter".
 
     Raises:
-        ValueError: for a role that matches nothing, naming what was tried and the names there are.
+        ValueError: for no list of texts, and for a role that matches nothing, naming what was tried and the names
+            there are.
     """
+    if not roles or isinstance(roles, str) or not all(isinstance(role, str) for role in roles):
+        raise ValueError(f"found parameters.roles={roles!r:.80}: expected a list of names, as parameters.roles=[mlp]")
     names = [f"{component}/{name}" for component, module in components.items() for name, _ in module.named_parameters()]
     chosen: set[str] = set()
     for role in roles:

@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from unreel.exports.components import forget_paths
+from unreel.files import whole_folder
 from unreel.zoo.cnn_judge import FrameClassifier
 from unreel.zoo.denoisers import noise_scheduler
 from unreel.zoo.judge import MotionJudge
@@ -45,14 +47,6 @@ def _halve(folder: Path) -> None:
     for path in folder.rglob("*.safetensors"):
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _forget_paths(folder: Path) -> None:
-    """Takes out of every config where on this machine its model was loaded from."""
-    for path in folder.rglob("config.json"):
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)
-        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _save_t2i(work: Path, folder: Path) -> None:
@@ -135,22 +129,15 @@ EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Path, Path]
 
 def export_models(work: Path, names: Sequence[str] = tuple(EXPORTS), models: Path = MODELS) -> None:
     """Writes finished models of `work` to `models`; until all is written, what was there stays, as do other models."""
-    aside = models.with_name(models.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    if models.exists() and set(names) != set(EXPORTS):
-        shutil.copytree(models, aside)
-    for name in names:
-        stages, _, save = EXPORTS[name]
-        shutil.rmtree(aside / name, ignore_errors=True)
-        save(work, aside / name)
-        _halve(aside / name)
-        _forget_paths(aside / name)
-        records = {stage: json.loads((work / stage / "training.json").read_text()) for stage in stages}
-        (aside / name / "training.json").write_text(json.dumps(records) + "\n")
-    write_sums(aside)
-    old = models.with_name(models.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if models.exists():
-        models.rename(old)
-    aside.rename(models)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(models) as aside:
+        if models.exists() and set(names) != set(EXPORTS):
+            shutil.copytree(models, aside, dirs_exist_ok=True)
+        for name in names:
+            stages, _, save = EXPORTS[name]
+            shutil.rmtree(aside / name, ignore_errors=True)
+            save(work, aside / name)
+            _halve(aside / name)
+            forget_paths(aside / name)
+            records = {stage: json.loads((work / stage / "training.json").read_text()) for stage in stages}
+            (aside / name / "training.json").write_text(json.dumps(records) + "\n")
+        write_sums(aside)
