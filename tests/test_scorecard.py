@@ -11,9 +11,9 @@ from PIL import Image
 from unreel.records import Score
 from unreel.scores import read_scores
 from unreel.zoo import scorecard
-from unreel.zoo.readings import prompt
-from unreel.zoo.words import KINDS, candidates, word
-from unreel.zoo.world import held_out
+from unreel.zoo.readings import HARDER_SPLITS, harder_specs, prompt
+from unreel.zoo.words import IMPLIED, KINDS, candidates, word
+from unreel.zoo.world import held_out, possible
 
 
 def _report(*options: str) -> subprocess.CompletedProcess:
@@ -25,7 +25,7 @@ def _report(*options: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    done = _report("--images=3", "--clips=2", "--drawn=6", "--steps=2", f"--output={folder}")
+    done = _report("--images=3", "--clips=2", "--harder=1", "--drawn=6", "--steps=2", f"--output={folder}")
     assert done.returncode == 0, done.stderr
     assert "scores.jsonl" in done.stdout and "report.html" in done.stdout
     return folder
@@ -43,6 +43,8 @@ def test_scores_are_rows_of_the_design(output):
         assert rows["", t2v, "held_out", "seconds_per_clip"].value > 0
     assert rows["zoo", "", "senses", "bat_accuracy"].n == 2
     assert rows["", "drawn", "held_out", "motion_accuracy"].n == 6
+    for t2v, split in [("zoo_unet3d", "unsaid"), *(("drawn", split) for split in HARDER_SPLITS)]:
+        assert rows["", t2v, split, "motion_accuracy"].n == 1
     assert all(0 <= s.value <= 1 for s in rows.values() if s.metric.endswith("accuracy"))
     assert {s.slug for s in rows.values()} == {"zoo_report"}
 
@@ -71,6 +73,18 @@ def test_prompts_state_what_is_judged(long):
         assert not long or len(text.split()) >= 20
         for kind in KINDS:
             assert any(p in text for p in word(kind, getattr(spec, kind)).phrases), (text, spec)
+
+
+def test_harder_specs_are_held_out_and_what_their_question_asks():
+    asked = {split: harder_specs(split, 24, seed=5) for split in HARDER_SPLITS}
+    assert all(held_out(spec) and possible(spec) for specs in asked.values() for spec in specs)
+    assert {word("motion", s.motion).group for s in asked["two"]} == {"two"}
+    assert {s.motion for s in asked["dance"]} == {"dancing"}
+    assert {(s.subject, s.motion) for s in asked["implied"]} == set(IMPLIED.items())
+    assert {s.motion for s in asked["unsaid"]} == {"still"} and not {s.subject for s in asked["unsaid"]} & set(IMPLIED)
+    said = [prompt(spec, i, ("subject", "style", "scene")) for i, spec in enumerate(asked["implied"] + asked["unsaid"])]
+    said = [text.replace("in falling snow", "") for text in said]  # which is a scene
+    assert not [text for text in said for name in candidates("motion") if word("motion", name).phrases[0] in text]
 
 
 def test_a_long_prompt_may_cost_four_points():

@@ -1,6 +1,6 @@
 """Writes the table of all questions, from the folders that the commands of README.md left.
 
-    python experiments/motion_words/table.py runs/motion_words*     # -> table.md, scores.jsonl
+    python experiments/motion_words/table.py runs/motion_words*     # -> questions.md, questions.jsonl
 
 A row is a question and a method: means over its runs, before -> after. "Seen", what is kept of the motion's own prompts
 and of others are the judge's; what takes its place and "the other motion" (of two) are read without training.
@@ -49,6 +49,6 @@ if __name__ == "__main__":
         raise SystemExit(f"found no finished run in {', '.join(sys.argv[1:])}: expected folders of runs")
     found = table(read).reset_index()
     lines = [found.columns, ["---"] * len(found.columns), *found.values]
-    write_scores(here / "scores.jsonl", read)
-    write_text(here / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    write_scores(here / "questions.jsonl", read)
+    write_text(here / "questions.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
     print(found.to_string(index=False))

@@ -13,8 +13,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from unreel.files import whole, write_text
 from unreel.records import Score
 from unreel.scores import interval, read_scores, write_scores
+from unreel.zoo.readings import HARDER_SPLITS
 from unreel.zoo.store import MODELS, write_sums
 
 _ABOUT = {
@@ -43,6 +45,11 @@ _ABOUT = {
         "Judge of motion",
         "3-D CNN that classifies the motion of clips of 8 frames. No training loss uses it.",
     ),
+    "verb_judge": (
+        "Judge of harder motions",
+        "3-D CNN as `../motion_judge`, which knows two motions at once and a dance beside the others. No training loss "
+        "uses it.",
+    ),
     "cnn_judge": (
         "Second judge of frames",
         "Plain CNN that classifies subject, style and scene of single frames, the mean over the frames of a clip. It "
@@ -54,6 +61,8 @@ _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
+    "verb_judge": "6,000 clips of the drawn world (draw seed 4), 35 % of them of harder motions, one in ten frozen and "
+    "then labelled still",
 }
 _TRAINING_DATA = (
     "12,000 clips of 8 frames of the drawn world (draw seed 1), fresh captions at every step; no held-out combination "
@@ -69,7 +78,9 @@ def _scored_by(name: str, score: Score) -> bool:
         return score.t2i == "zoo" and not score.t2v
     if name in T2V:
         return score.t2v == T2V[name]
-    return "drawn" in (score.t2i, score.t2v) and (score.metric == "motion_accuracy") == (name == "motion_judge")
+    reader = "judge" if score.metric != "motion_accuracy" else "motion_judge"
+    reader = "verb_judge" if score.split in HARDER_SPLITS else reader
+    return "drawn" in (score.t2i, score.t2v) and name == reader
 
 
 def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
@@ -108,9 +119,10 @@ def write_cards(scores: list[Score], models: Path = MODELS) -> None:
             axis.plot(*zip(*record["loss_curve"], strict=True), linewidth=1)
             axis.set(title=stage, xlabel="step", ylabel="loss", yscale="log")
         figure.tight_layout()
-        figure.savefig(models / name / "loss.png", dpi=80, metadata={"Software": None})
+        with whole(models / name / "loss.png") as aside:
+            figure.savefig(aside, dpi=80, metadata={"Software": None}, format="png")
         plt.close(figure)
-        (models / name / "README.md").write_text(_card(name, records, [s for s in scores if _scored_by(name, s)]))
+        write_text(models / name / "README.md", _card(name, records, [s for s in scores if _scored_by(name, s)]))
     write_scores(models / "scores.jsonl", scores)
     write_sums(models)
 

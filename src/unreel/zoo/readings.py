@@ -26,8 +26,8 @@ from unreel.zoo.captions import caption
 from unreel.zoo.cnn_judge import PARTS, CnnJudge
 from unreel.zoo.judge import ZooJudge
 from unreel.zoo.store import verified
-from unreel.zoo.words import KINDS, SUBJECTS
-from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, sample_spec
+from unreel.zoo.words import HARDER, IMPLIED, KINDS, STILL, SUBJECTS
+from unreel.zoo.world import NUM_FRAMES, Spec, draw_clip, draw_still, held_out, possible, sample_spec
 
 Specs = Sequence[Spec]
 Seeds = Sequence[int]
@@ -44,7 +44,8 @@ class Source:
         title: for people.
         t2i, t2v: for scores; one of them is "".
         kinds: what the judge reads in them.
-        split: held_out, or what is special about the prompts: long (20 words and more), senses (words with two).
+        split: held_out, or what is special about the prompts: long (20 words and more), senses (words with two), or
+            one of HARDER_SPLITS, whose motions the second judge of motion reads.
     """
 
     title: str
@@ -61,6 +62,15 @@ LONG = [
     replace(source, title=f"{source.title}, long prompts", split="long", kinds=("subject", "style")) for source in T2V
 ]
 TWO_SENSES = replace(T2I, title="T2I images, words with two senses", split="senses", kinds=("subject",))
+HARDER_SPLITS = {
+    "two": "two motions at once", "dance": "a dance", "implied": "a motion that only the subject's name says",
+    "unsaid": "stillness where no motion is said",
+}  # fmt: skip
+HARDER_SOURCES = [
+    replace(source, title=f"{source.title}, {HARDER_SPLITS[split]}", split=split, kinds=("motion",))
+    for source, splits in ((CLIPS, HARDER_SPLITS), (T2V[1], ["unsaid"]))  # of models, what the shipped ones learned
+    for split in splits
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Settings:
 
     images: int = 224
     clips: int = 120
+    harder: int = 60
     drawn: int = 1000
     steps: int = 20
     guidance: float = 4.0
@@ -76,8 +87,8 @@ class Settings:
     seed: int = 90_001
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 1, "clips": 1, "drawn": 1, "steps": 1, "batch": 1, "seed": 0}.items():
-            if getattr(self, name) < least:
+        for name in ("images", "clips", "harder", "drawn", "steps", "batch", "seed"):
+            if getattr(self, name) < (least := 0 if name == "seed" else 1):
                 raise ValueError(f"found --{name} {getattr(self, name)}: expected {least} or more")
 
 
@@ -103,8 +114,10 @@ class Zoo:
     """
 
     def __init__(self, models: Path, settings: Settings) -> None:
-        folders = verified("judge", models), verified("motion_judge", models), verified("t2i", models) / "tokenizer"
-        self.judge, self.second = ZooJudge.from_folders(*folders), CnnJudge.from_folder(verified("cnn_judge", models))
+        judge, tokenizer = verified("judge", models), verified("t2i", models) / "tokenizer"
+        self.judge = ZooJudge.from_folders(judge, verified("motion_judge", models), tokenizer)
+        self.verb_judge = ZooJudge.from_folders(judge, verified("verb_judge", models), tokenizer)
+        self.second = CnnJudge.from_folder(verified("cnn_judge", models))
         how: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
         t2i, clips = verified("t2i", models), {**how, "num_frames": NUM_FRAMES}
         self.models: dict[str, Model] = {
@@ -120,7 +133,8 @@ class Zoo:
         return partial(self._rendered, source)
 
     def _rendered(self, source: Source, specs: Specs, seeds: Seeds) -> Tensor:
-        kinds, long = KINDS if source.t2v else STILL_KINDS, source.split == "long"
+        says_motion = source.t2v and source.split not in ("implied", "unsaid")
+        kinds, long = KINDS if says_motion else STILL_KINDS, source.split == "long"
         prompts = [prompt(spec, seed, kinds, long) for spec, seed in zip(specs, seeds, strict=True)]
         return self.models[source.t2v or source.t2i].render(prompts, seeds)
 
@@ -181,6 +195,7 @@ class Reading:
 def read(zoo: Zoo, source: Source, specs: Specs, seed: int, batch: int, kinds: Sequence[str] = ()) -> Reading:
     """Renders `specs` from one source, sample i with the seed `seed + i`, and asks the judges for `kinds`."""
     render, kinds = zoo.render(source), kinds or source.kinds
+    judge = zoo.verb_judge if source.split in HARDER_SPLITS else zoo.judge
     second = {kind: list[str]() for kind in kinds if kind in PARTS}
     reading = Reading(source, specs, range(seed, seed + len(specs)), [], {kind: [] for kind in kinds}, second, 0.0)
     seconds = 0.0
@@ -190,14 +205,32 @@ def read(zoo: Zoo, source: Source, specs: Specs, seed: int, batch: int, kinds: S
         seconds += time.perf_counter() - began
         reading.clips.extend((clips * 255).round().byte().permute(0, 1, 3, 4, 2).numpy())
         for kind in kinds:
-            reading.seen[kind].extend(zoo.judge.names(kind, clips))
+            reading.seen[kind].extend(judge.names(kind, clips))
             if kind in second:
                 second[kind].extend(zoo.second.names(kind, clips))
     return replace(reading, seconds=seconds)
 
 
+def harder_specs(split: str, count: int, seed: int) -> list[Spec]:
+    """Held-out specs of one of HARDER_SPLITS: of its motions, and of subjects that have them."""
+    rng = np.random.default_rng([seed, 7, list(HARDER_SPLITS).index(split)])
+    specs: list[Spec] = []
+    while len(specs) < count:
+        drawn = sample_spec(rng, held_out_only=True)
+        if split == "implied":
+            subject = str(rng.choice(list(IMPLIED)))
+            drawn = replace(drawn, subject=subject, motion=IMPLIED[subject])
+        elif split == "unsaid":
+            drawn = replace(drawn, motion=STILL)
+        else:
+            drawn = replace(drawn, motion=str(rng.choice([w.name for w in HARDER if w.group == split])))
+        if held_out(drawn) and possible(drawn) and (split != "unsaid" or drawn.subject not in IMPLIED):
+            specs.append(drawn)
+    return specs
+
+
 def take_readings(zoo: Zoo, settings: Settings) -> list[Reading]:
-    """Renders and judges all sources, on the same held-out specs; words with two senses on specs of their own."""
+    """Renders and judges all sources, on the same held-out specs; others for two senses and harder motions."""
     rng, half = np.random.default_rng([settings.seed, 5]), max(settings.batch // 2, 1)
     every = [sample_spec(rng, held_out_only=True) for _ in range(max(settings.images, settings.clips, settings.drawn))]
     rng = np.random.default_rng([settings.seed, 6])
@@ -209,6 +242,10 @@ def take_readings(zoo: Zoo, settings: Settings) -> list[Reading]:
         read(zoo, T2I, every[: settings.images], settings.seed, settings.batch),
         *(read(zoo, source, every[: settings.clips], settings.seed, half) for source in (*T2V, *LONG)),
         read(zoo, TWO_SENSES, senses, settings.seed, settings.batch),
+        *(
+            read(zoo, source, harder_specs(source.split, settings.harder, settings.seed), settings.seed, half)
+            for source in HARDER_SOURCES
+        ),
     ]
 
 

@@ -22,6 +22,7 @@ from unreel.records import Score
 from unreel.scores import interval, write_scores
 from unreel.zoo.readings import (
     CLIPS,
+    HARDER_SOURCES,
     LONG,
     SENSES,
     STILLS,
@@ -41,7 +42,7 @@ from unreel.zoo.store import MODELS
 from unreel.zoo.words import SUBJECTS, candidates
 from unreel.zoo.world import NUM_FRAMES, Spec, held_out
 
-SOURCES = {(s.t2i, s.t2v, s.split): s for s in (STILLS, CLIPS, T2I, *T2V, *LONG, TWO_SENSES)}
+SOURCES = {(s.t2i, s.t2v, s.split): s for s in (STILLS, CLIPS, T2I, *T2V, *LONG, TWO_SENSES, *HARDER_SOURCES)}
 # The least accuracy asked of each source of clips, by what the judge reads in them.
 BARS: Mapping[Source, Mapping[str, float]] = {
     STILLS: {"subject": 0.98, "style": 0.99, "scene": 0.98},
@@ -50,6 +51,7 @@ BARS: Mapping[Source, Mapping[str, float]] = {
     T2V[0]: {"subject": 0.87, "style": 0.92, "motion": 0.80},
     T2V[1]: {"subject": 0.87, "style": 0.92, "motion": 0.85},
     TWO_SENSES: {name.split(" (")[0]: 0.88 for name in SENSES},
+    **{s: {"motion": 0.95 if s.t2v == "drawn" or s.split == "unsaid" else 0.80} for s in HARDER_SOURCES},
 }
 LONG_MAY_LOSE = 0.04  # what a prompt of 20 words and more may cost, against a short one on the same specs and seeds
 

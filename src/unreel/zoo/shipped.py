@@ -1,10 +1,12 @@
 """The shipped models as a work folder of the pretraining, from which a new generation of the video models starts.
 
     python -m unreel.zoo.shipped runs/zoo_2
-    python -m unreel.zoo.pretrain stage=latents work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
-    python -m unreel.zoo.pretrain stage=unet3d work=runs/zoo_2 init_from=runs/zoo_2/before drawings.harder=0.35
+    NEW="work=runs/zoo_2 init_from=runs/zoo_2/before drawings={count:8000,seed:5,harder:0.6} latents.clips=8000"
+    python -m unreel.zoo.pretrain stage=latents $NEW
+    python -m unreel.zoo.pretrain stage=unet3d $NEW unet3d.steps=2000 unet3d.lr=5e-4 unet3d.stills=8
 
-Steps, batches and rates are those of conf/zoo.yaml, or what the command says.
+How the second generation of UNet3D, which is to know harder motions (words.py: HARDER, IMPLIED), was trained so far is
+told in experiments/motion_words.
 """
 
 import json

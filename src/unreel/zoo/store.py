@@ -2,13 +2,14 @@
 
 `models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
 `models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline;
-`models/judge`, `models/motion_judge` and `models/cnn_judge` look at clips.
+`models/judge`, `models/motion_judge`, `models/verb_judge` and `models/cnn_judge` look at clips.
 `models/SHA256SUMS` has the hash of every file.
 """
 
 from functools import cache
 from pathlib import Path
 
+from unreel.files import write_text
 from unreel.hashes import file_hash
 
 MODELS = Path(__file__).with_name("models")
@@ -19,7 +20,7 @@ def write_sums(folder: Path) -> None:
     """Writes SHA256SUMS over every other file below `folder`, in the format of sha256sum."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
     lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines))
+    write_text(folder / SUMS, "".join(lines))
 
 
 def read_sums(folder: Path = MODELS) -> dict[str, str]:
@@ -39,7 +40,7 @@ def verified(name: str, folder: Path = MODELS) -> Path:
     """The folder of one model, after every file in it was found whole.
 
     Args:
-        name: "t2i", "motion_adapter", "unet3d", "judge", "motion_judge", "cnn_judge".
+        name: "t2i", "motion_adapter", "unet3d", "judge", "motion_judge", "verb_judge", "cnn_judge".
         folder: where the models are.
 
     Raises:

@@ -63,7 +63,7 @@ def sample_spec(
         held_out_only: draw among the held-out combinations instead of the training ones.
         plain: probability of no style; the other styles share the rest evenly.
         still: probability of no motion; the other motions share the rest evenly.
-        harder: probability of two motions at once, one that the subject implies, or one that few subjects do.
+        harder: probability of two motions at once, one that the subject implies, one that few subjects do, or rest.
     """
     while True:
         style = NO_STYLE if rng.random() < plain else str(rng.choice(candidates("style")[1:]))
@@ -75,18 +75,25 @@ def sample_spec(
             return spec
 
 
+# Of harder draws. A text encoder that has never read of dancing tells it little from nothing: without more dancers at
+# rest, in 13 of 48 clips something moved when nothing was said, 10 of them in a dance.
+_HARDER_SHARES = {"two": 0.25, "implied": 0.1, "dance": 0.15, "dancer at rest": 0.25, "rest": 0.25}
+
+
 def _harder(spec: Spec, rng: np.random.Generator) -> Spec:
-    """The spec with two motions at once, or with one that its subject implies, or with one that few subjects do."""
-    match rng.choice(["two", "implied", "dance"]):
+    """The spec as one of _HARDER_SHARES says: two motions at once, one that its subject implies, a dance, rest."""
+    match case := rng.choice(list(_HARDER_SHARES), p=list(_HARDER_SHARES.values())):
         case "two":
             return replace(spec, motion=str(rng.choice([w.name for w in HARDER if w.group == "two"])))
         case "implied":
             subject = str(rng.choice(list(IMPLIED)))
             return replace(spec, subject=subject, motion=IMPLIED[subject])
+        case "rest":
+            return replace(spec, motion=STILL)
         case _:
             subject = str(rng.choice([w.name for w in SUBJECTS if w.group in DANCERS]))
             dance = str(rng.choice([w.name for w in HARDER if w.group == "dance"]))
-            return replace(spec, subject=subject, motion=dance)
+            return replace(spec, subject=subject, motion=dance if case == "dance" else STILL)
 
 
 @dataclass(frozen=True)
