@@ -22,6 +22,7 @@ from conftest import ROOT, configured
 from unreel import Edit
 from unreel.assembly import WholeCheckpoints
 from unreel.clips import write_mp4
+from unreel.concepts import slug_of
 from unreel.dashboard import SCORES, STEP, TRAINING
 from unreel.models.pipeline_model import PipelineModel
 from unreel.models.stable_diffusion import tiny_pipeline
@@ -113,7 +114,7 @@ def test_scores_are_flat_rows_of_every_recipient_stage_and_split(finished):
     }  # fmt: skip
     assert {(s.concept, s.kind, s.method, s.parameters, s.shots, s.t2i) for s in scores} == {
         ("van_gogh", "style", "few_shot", "mlp_final_attention", 2, "sd15"),
-        ("script_document_title_1_script_x", "character", "few_shot", "mlp_final_attention", 2, "sd15"),
+        (slug_of(HOSTILE), "character", "few_shot", "mlp_final_attention", 2, "sd15"),
     }
     edit = Edit.load(run / "edit.safetensors").hash
     assert {s.edit for s in scores if s.stage == "after"} == {edit} and {
