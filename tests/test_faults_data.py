@@ -7,20 +7,30 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import evaluate
 import pytest
 import torch
 import train
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from conftest import ROOT, configured, opened
 from test_train import animatediff, small_run
 from unreel import Edit
 from unreel.assembly import checkpoint_in
 from unreel.cache import TensorCache
+from unreel.cli import one_line
 from unreel.concepts import to_concept
+from unreel.hashes import folder_hash
+from unreel.metadata import ConceptSaid
+from unreel.models.readings import states
+from unreel.models.roles import select
+from unreel.models.stable_diffusion import StableDiffusion
+from unreel.overview import _strips
 from unreel.runs import Run
+from unreel.validation import validated
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +251,49 @@ def test_wandb_online_without_a_key_is_one_line(made, tmp_path):
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     (said,) = [line for line in ended.stderr.splitlines() if line.startswith("unreel: ")]
     assert "W&B" in said and "wandb login" in said and "logger=none" in said
+
+
+def test_a_number_is_a_name_in_an_edit_as_on_the_command_line():
+    said = validated(ConceptSaid, {"kind": "object", "name": 1984, "neighbours": [1985, "a cat"]})
+    assert said.name == "1984" and said.neighbours == ["1985", "a cat"]
+    with pytest.raises(ValueError, match="name"):
+        validated(ConceptSaid, {"kind": "object", "name": True})
+
+
+def test_a_home_of_nobody_is_one_line():
+    with pytest.raises(RuntimeError) as caught:
+        Path("~nobody_of_that_name/x").expanduser()
+    assert "expected a path" in one_line(caught.value) and one_line(RuntimeError("a bug")) == ""
+
+
+@pytest.mark.parametrize("roles", [None, [], "mlp", ["mlp", 7]])
+def test_roles_that_are_no_list_of_texts_are_refused(roles):
+    with pytest.raises(ValueError, match=r"found parameters.roles=.*expected a list of names"):
+        select(StableDiffusion.tiny().components, roles)
+
+
+def test_an_instruction_may_have_braces():
+    model = StableDiffusion.tiny()
+    template = 'answer as {"prompt": "..."}: {}'
+    read, _ = states(model, ["a cat"], replace(model.reading, template=template))
+    said, _ = states(model, ['answer as {"prompt": "..."}: a cat'], model.reading)
+    assert torch.equal(read, said)
+
+
+def test_another_chat_template_is_another_model(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text("one")
+    first = folder_hash(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("another")
+    assert folder_hash(tmp_path) != first
+
+
+def test_clips_of_a_concept_whose_name_ends_another_are_told_apart(tmp_path):
+    texts = PngInfo()
+    texts.add_itxt("prompts", json.dumps(["a cat"]))
+    after = tmp_path / "run" / "clips" / "after" / "v"
+    after.mkdir(parents=True)
+    for name in ("gogh", "van_gogh"):
+        Image.new("RGB", (530, 66)).save(tmp_path / "run" / "clips" / f"v_{name}_forget.png", pnginfo=texts)
+        (after / f"000_{name}_forget.mp4").touch()
+    assert _strips(tmp_path, "run", "v", "gogh")["forget"]["clips"] == ["000_gogh_forget.mp4"]
