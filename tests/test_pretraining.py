@@ -55,6 +55,7 @@ def test_a_killed_stage_continues_and_ends_as_if_unbroken(tmp_path):
         ("stage=unet9", "motion_judge"),
         ("stage=t2i", "latents.safetensors"),
         ("init_from=/nowhere", "/nowhere"),
+        ("unet3d.share=0.5", "found unet3d.share=0.5"),
         ("export.models=[sana]", "found sana"),
         ("stage=latte", "pixart/model"),
     ],

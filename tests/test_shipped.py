@@ -47,6 +47,17 @@ def test_video_models_learn_on_from_the_shipped_weights(work):
         assert record["steps"] == 1 and record["before"]["steps"] > 1000
 
 
+def test_a_mean_with_the_earlier_weights_is_as_near_to_them_as_its_share_says(work):
+    """Of a stage that is finished already: nothing is trained anew."""
+    whole = difference(work / "unet3d" / "model", UNet3DConditionModel, store.MODELS / "unet3d")
+    record = json.loads((work / "unet3d" / "training.json").read_text())
+    STAGES["unet3d"](configured("zoo", [f"work={work}", f"init_from={work}/before", *FEW, "unet3d.share=0.25"]))
+    near = difference(work / "unet3d" / "model", UNet3DConditionModel, store.MODELS / "unet3d")
+    assert near == pytest.approx(whole / 4, rel=0.01)
+    mean = json.loads((work / "unet3d" / "training.json").read_text())
+    assert mean == record | {"mean_with": {"share": 0.75, "steps": record["before"]["steps"]}}
+
+
 def test_without_stills_the_image_model_stays_as_it_is(work):
     assert difference(work / "motion" / "unet", UNet2DConditionModel, store.MODELS / "t2i" / "unet") == 0
 

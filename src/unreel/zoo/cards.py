@@ -61,6 +61,9 @@ _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
+    "unet3d": "12,000 clips of 8 frames of the drawn world (draw seed 1), then 19,000 others (draw seeds 5 to 7), 35 % "
+    "and 60 % of which are of two motions at once, of a dance, of what a subject does when nothing is said, or of rest; "
+    "fresh captions at every step; no held-out combination of subject, scene and style",
     "verb_judge": "6,000 clips of the drawn world (draw seed 4), 35 % of them of harder motions, one in ten frozen and "
     "then labelled still",
 }
@@ -93,6 +96,8 @@ def _card(name: str, records: dict[str, dict], scores: list[Score]) -> str:
         while before:
             minutes += f"; weights from {before['steps']} earlier steps, {before['seconds'] / 60:.0f} min"
             before = before.get("before")
+        if rest := r.get("mean_with"):
+            minutes += f"; kept is a mean with {rest['share']:.0%} of the weights after the first {rest['steps']} steps"
         lines.append(f"| {stage} | {r['steps']} | {r['batch']} | {r['lr']} | {r['seed']} | {last} | {minutes} |")
     lines += ["", "Loss, a point every 60th of a stage:", "", "![loss](loss.png)", "", "## Judge scores", ""]
     lines += [

@@ -3,6 +3,7 @@
 `python -m unreel.zoo.pretrain stage=t2i` runs one; conf/zoo.yaml lists them with their sizes and schedules.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from unreel.files import whole
+from unreel.files import whole, write_text
 from unreel.zoo.autoencoder import Autoencoder, encode_latents
 from unreel.zoo.contrastive import ContrastiveText, train_tokenizer
 from unreel.zoo.denoisers import Conditioning, TextToImage, TextToVideo, TextToVideo3D
@@ -44,7 +45,7 @@ def _fit(stage: Stage, name: str, cfg: DictConfig) -> dict[str, Any]:
 
 
 def _options(cfg: DictConfig, name: str) -> dict[str, Any]:
-    return {"seed": cfg.seed, **{key: value for key, value in cfg[name].items() if key != "ema_decay"}}
+    return {"seed": cfg.seed, **{key: value for key, value in cfg[name].items() if key not in ("ema_decay", "share")}}
 
 
 def _drawings(cfg: DictConfig) -> Drawings:
@@ -125,10 +126,22 @@ def motion(cfg: DictConfig) -> None:
     stage.motion_unet.save_motion_modules(str(Path(cfg.work) / "motion" / "motion_adapter"))
 
 
+def _toward_earlier(stage: Stage, share: float, record: dict[str, Any], folder: Path, earlier: Path) -> None:
+    """Makes the weights a mean of what was learned, `share` of it, and an earlier generation's, which brings back what
+    that one did better (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). The record in `folder` says so."""
+    before = torch.load(earlier / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    learned = {name: weights.cpu().float() for name, weights in stage.state_dict().items()}
+    stage.load_state_dict({name: torch.lerp(before[name].float(), now, share) for name, now in learned.items()})
+    rest = {"share": round(1 - share, 4), "steps": json.loads((earlier / "training.json").read_text())["steps"]}
+    write_text(folder / "training.json", json.dumps(record | {"mean_with": rest}))
+
+
 def unet3d(cfg: DictConfig) -> None:
     unet = UNet2DConditionModel.from_pretrained(Path(cfg.work) / "motion" / "unet")
     stage = TextToVideo3D(_conditioning(cfg), unet, **_options(cfg, "unet3d"))
-    _fit(stage, "unet3d", cfg)
+    record = _fit(stage, "unet3d", cfg)
+    if cfg.unet3d.share < 1:
+        _toward_earlier(stage, cfg.unet3d.share, record, Path(cfg.work) / "unet3d", Path(cfg.init_from) / "unet3d")
     stage.video_unet.save_pretrained(Path(cfg.work) / "unet3d" / "model")
 
 
@@ -224,6 +237,8 @@ def _refuse_missing(cfg: DictConfig) -> None:
     missing = [path for path in needs if not (Path(cfg.work) / path).exists()]
     if missing:
         raise SystemExit(f"stage {cfg.stage} needs {', '.join(missing)} in {cfg.work}: run the earlier stages first")
+    if not 0 < cfg.unet3d.share <= 1 or (cfg.unet3d.share < 1 and not cfg.init_from):
+        raise SystemExit(f"found unet3d.share={cfg.unet3d.share}: expected above 0 and at most 1, below 1 with init_from")
     if cfg.init_from and not Path(cfg.init_from).is_dir():
         raise SystemExit(f"init_from={cfg.init_from} is no folder: expected the work folder of an earlier generation")
 
