@@ -24,7 +24,7 @@ from unreel.cache import TensorCache
 from unreel.cli import one_line
 from unreel.concepts import to_concept
 from unreel.hashes import folder_hash
-from unreel.metadata import ConceptSaid
+from unreel.metadata import ConceptSaid, shareable, without_folders
 from unreel.models.readings import states
 from unreel.models.roles import select
 from unreel.models.stable_diffusion import StableDiffusion
@@ -40,6 +40,36 @@ def made(small_folders, judge_folder, tmp_path_factory):
     options = [*small_run(small_folders, judge_folder, folder), "logger=none", f"output={folder / 'run'}"]
     train.main(configured("train", options))
     return options, folder / "run"
+
+
+def test_an_edit_does_not_say_where_on_the_machine_its_files_were(made):
+    options, folder = made
+    provenance = Edit.load(folder / "edit.safetensors").provenance
+    assert str(folder) in str(options) and str(folder.parent) not in json.dumps(provenance)
+    assert provenance["config"]["output"] == "run"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("runs=/home/Jane Doe/out", "runs=out"),
+        ("t2i.folder=~/models/sd15/", "t2i.folder=sd15"),
+        (r"D:\\models\\sd15", "sd15"),
+        ("t2v=[zoo_images,{folder:/data/secret/wan}]", "t2v=[zoo_images,{folder:wan}]"),
+        ("https://host/a/b", "https://host/a/b"),
+        ("t2i.folder=stabilityai/sd15", "t2i.folder=stabilityai/sd15"),
+        ("a cat and/or a dog, 1/2", "a cat and/or a dog, 1/2"),
+        ("prompts.path=experiments/motion/x.csv", "prompts.path=experiments/motion/x.csv"),
+        ({"folder": ["/a/b/c", 3, None]}, {"folder": ["c", 3, None]}),
+    ],
+)
+def test_of_a_path_an_edit_says_the_last_part(said, told):
+    assert without_folders(said) == told
+
+
+def test_a_command_that_was_cut_within_quotation_marks_is_said_all_the_same():
+    told = shareable({"command": "python train.py 'runs=/home/jane/out", "config": {}, "seed": 0})
+    assert "jane" not in told["command"] and told["seed"] == 0
 
 
 def evaluated(made, edit, small_folders, tmp_path):

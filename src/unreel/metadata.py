@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -127,6 +129,36 @@ class Metadata(Parsed):
     base: dict[Annotated[str, StringConstraints(max_length=1000)], Annotated[str, StringConstraints(max_length=64)]]
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
+
+
+_ONE_PATH = re.compile(r"(?P<key>[\w.+~-]*=)?(~|[A-Za-z]:)?[/\\].*[/\\](?P<last>[^/\\]+)[/\\]?")
+_FOLDERS = re.compile(r"""(?<![\w./~\\-])(~|[A-Za-z]:)?[/\\]([^/\\\s'",=\[\]{}()]+[/\\])+(?=[^/\\\s])""")  # in a list
+
+
+def without_folders(said: Any) -> Any:
+    """What a command or a config says, with only the last part of every absolute path: an edit goes to others, and
+    whose machine it was made on, and where its files lay there, is none of their business."""
+    if isinstance(said, Mapping):
+        return {key: without_folders(value) for key, value in said.items()}
+    if isinstance(said, list):
+        return [without_folders(value) for value in said]
+    if not isinstance(said, str):
+        return said
+    one = _ONE_PATH.fullmatch(said)
+    return (one["key"] or "") + one["last"] if one else _FOLDERS.sub("", said)
+
+
+def shareable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run was made, as its edit says it: with `without_folders` of its command and its config."""
+    try:
+        words = shlex.split(provenance["command"])
+    except ValueError:  # a long one, cut within quotation marks
+        words = provenance["command"].split()
+    return {
+        **provenance,
+        "command": shlex.join(without_folders(words)),
+        "config": without_folders(provenance["config"]),
+    }
 
 
 def seal(texts: Mapping[str, str]) -> str:

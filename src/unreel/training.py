@@ -18,6 +18,7 @@ from unreel.judges.judge import Judge
 from unreel.known import fitting
 from unreel.libraries import prepare_libraries
 from unreel.making import Making, changes_of, check_looks, check_onto, load_onto, lora_of
+from unreel.metadata import shareable
 from unreel.methods.lora import LoRA
 from unreel.methods.method import Method, Task
 from unreel.metrics.metric import Metric
@@ -158,7 +159,7 @@ def carry_out(
         if not is_first_process():  # one of several processes: the first one goes on
             return
         settings = OmegaConf.to_container(config, resolve=True)
-        edit = replace(edit, provenance=run.provenance | {"config": settings} | dict(edit.provenance))
+        edit = replace(edit, provenance=shareable(run.provenance | {"config": settings}) | dict(edit.provenance))
         if parts.onto:
             edit = parts.onto + edit
         edits |= {model.name: edit for model in share.recipients}

@@ -238,7 +238,9 @@ def _refuse_missing(cfg: DictConfig) -> None:
     if missing:
         raise SystemExit(f"stage {cfg.stage} needs {', '.join(missing)} in {cfg.work}: run the earlier stages first")
     if not 0 < cfg.unet3d.share <= 1 or (cfg.unet3d.share < 1 and not cfg.init_from):
-        raise SystemExit(f"found unet3d.share={cfg.unet3d.share}: expected above 0 and at most 1, below 1 with init_from")
+        raise SystemExit(
+            f"found unet3d.share={cfg.unet3d.share}: expected above 0 and at most 1, below 1 with init_from"
+        )
     if cfg.init_from and not Path(cfg.init_from).is_dir():
         raise SystemExit(f"init_from={cfg.init_from} is no folder: expected the work folder of an earlier generation")
 
