@@ -62,7 +62,7 @@ _DATA = {
     "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",
     "motion_judge": "6,000 clips of the drawn world (draw seed 2), one in ten frozen and then labelled still",
     "unet3d": "12,000 clips of 8 frames of the drawn world (draw seed 1), then 19,000 others (draw seeds 5 to 7), 35 % "
-    "and 60 % of which are of two motions at once, of a dance, of what a subject does when nothing is said, or of rest; "
+    "and 60 % of which are of two motions at once, a dance, what a subject does when nothing is said, or rest; "
     "fresh captions at every step; no held-out combination of subject, scene and style",
     "verb_judge": "6,000 clips of the drawn world (draw seed 4), 35 % of them of harder motions, one in ten frozen and "
     "then labelled still",

@@ -6,7 +6,7 @@
     python -m unreel.zoo.pretrain stage=unet3d $NEW unet3d.steps=2000 unet3d.lr=5e-4 unet3d.stills=8 unet3d.share=0.9
     python -m unreel.zoo.pretrain stage=export $NEW export.models=[unet3d]
 
-So came UNet3D's second generation from its first, in three parts, each of which began with the weights of the one before:
+So came UNet3D's second generation from its first, in three parts, each of which began with the weights of the last:
 2,000 steps at 5e-4 on 8,000 drawings of seed 5, 35 % of them harder; 700 at 4e-4 (ema_decay 0.99) on 6,000 of seed 6,
 60 % harder; 550 at 3e-4 (0.99) on 5,000 of seed 7, 60 %. The shares of what is harder changed on the way, and are now
 those of the last part (world.py). Last, a mean of 88 % of its weights and 12 % of the first generation's: after the
