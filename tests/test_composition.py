@@ -5,7 +5,7 @@ import pytest
 import train
 
 from conftest import configured
-from test_train import animatediff, only_run, small_run
+from test_train import animatediff, modelscope, only_run, small_run
 from unreel import Edit
 from unreel.edits import load_sum
 from unreel.erased import made_with
@@ -47,6 +47,17 @@ def test_a_concept_is_added_to_an_edited_model_and_both_are_scored_on_the_unedit
     rows = read_scores(run / "scores.jsonl")
     assert {row.concept for row in rows} == {"van_gogh", "drum"} and {row.method for row in rows} == {"anchored"}
     assert {row.edit for row in rows if row.stage == "after"} == {both.hash}
+
+
+def test_a_recipient_that_is_trained_itself_on_top_of_an_edit_can_be_looked_at(small_folders, judge_folder, tmp_path):
+    own = [o for o in small_run(small_folders, judge_folder, tmp_path) if not o.startswith(("method.", "t2v"))]
+    own += ["method=esd", "method.trajectories=2", "method.num_inference_steps=2", "method.data.steps=2",
+            "t2v=modelscope", *modelscope(small_folders), "logger=none", "export=[]"]  # fmt: skip
+    train.main(configured("train", [*own, "slug=first"]))
+    onto = only_run(tmp_path, "first") / "edit.safetensors"
+    train.main(configured("train", [*own, "slug=second", "concept=drum", "evaluation.at_steps=[1]", f"onto={onto}"]))
+    rows = read_scores(only_run(tmp_path, "second") / "scores.jsonl")
+    assert {row.concept for row in rows} == {"drum"} and {row.stage for row in rows} == {"before", "step_1", "after"}
 
 
 def test_several_edits_are_scored_as_their_sum(small_folders, judge_folder, tmp_path):

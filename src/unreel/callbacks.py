@@ -20,22 +20,32 @@ class RenderClips(pl.Callback):
         recipients: names of the recipients that get what is trained.
         at_steps: when. Of several processes the first one does; the others wait.
         onto: an edit that the model holds already while it is trained; None without one.
+        trained: names of those recipients that are the model in training, and hold `onto` themselves.
     """
 
     def __init__(
-        self, evaluation: Evaluation, recipients: Sequence[str], at_steps: Sequence[int], onto: Edit | None = None
+        self,
+        evaluation: Evaluation,
+        recipients: Sequence[str],
+        at_steps: Sequence[int],
+        onto: Edit | None = None,
+        trained: Sequence[str] = (),
     ) -> None:
-        self.evaluation, self.recipients, self.at_steps, self.onto = evaluation, list(recipients), set(at_steps), onto
+        self.evaluation, self.recipients, self.at_steps = evaluation, list(recipients), set(at_steps)
+        self.onto, self.trained = onto, list(trained)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ErasureModule)
         if (step := trainer.global_step) in self.at_steps:
             if trainer.is_global_zero:
-                edit = pl_module.edit() if self.onto is None else self.onto + pl_module.edit()
+                edit = pl_module.edit()
+                whole = edit if self.onto is None else self.onto + edit
                 trained = pl_module.state()
                 pl_module.restore(pl_module.before)  # the edit is put on the weights that it was made from
                 try:
-                    self.evaluation.look(f"step_{step}", dict.fromkeys(self.recipients, edit), step)
+                    self.evaluation.look(
+                        f"step_{step}", dict.fromkeys(self.recipients, whole) | dict.fromkeys(self.trained, edit), step
+                    )
                 finally:
                     pl_module.restore(trained)
             trainer.strategy.barrier()

@@ -113,9 +113,10 @@ class Making:
 
     def _part(self, place: int, maker: Model, where: Path) -> Edit:
         member = self.method.members[place]
-        names = [r.name for share in self.shares if share.makers[place] is maker for r in share.recipients]
+        getting = [r for share in self.shares if share.makers[place] is maker for r in share.recipients]
+        names, trained = [r.name for r in getting], [r.name for r in getting if r is maker]
         readings = [r for share in self.shares if share.makers[place] is maker for r in share.readings]
-        looks = RenderClips(self.evaluation, names, self.config.evaluation.at_steps, self.onto)
+        looks = RenderClips(self.evaluation, names, self.config.evaluation.at_steps, self.onto, trained)
         return member.erase(maker, replace(
             self.task, roles=self.method.roles_of(member, maker, self.task.roles),
             readings=list(dict.fromkeys(readings)) if "text_encoder" in member.edits else [],
