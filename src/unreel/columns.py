@@ -6,6 +6,7 @@ near       the same, of retained prompts' near neighbours alone: the concept's p
 second ... the same by the second judge; agreement is that of both judges after, in [0, 1]
 ssim       of retained clips to those before, in [-1, 1]
 motion seen, still, another motion, broken     of clips that ask for an erased motion, read without training; together 1
+other motion     of prompts of the other sense: the motion that must stay, so read, after over before
 motions kept, motion amount     of retained clips: motions so read, and how much moves, after over before
 worst frame     of forget clips, those of which any frame shows the concept, in [0, 1]
 long ...   the same figures for the same prompts in their long form
@@ -54,6 +55,7 @@ COLUMNS = {
     "another motion": Column("forget", "another_motion_share", relative=False),
     "broken": Column("forget", "broken_share", relative=False, down=True),
     "motions kept": Column("retain", "read_motion_accuracy"),
+    "other motion": Column("other_sense", "read_motion_accuracy"),
     "motion amount": Column("retain", "motion_amount", form=".2f"),
     "worst frame": Column("forget", "worst_frame_accuracy", relative=False, down=True),
 }
