@@ -1,6 +1,6 @@
 """Encoder edits from images and from clips, and erasers on the video model itself, side by side in clips of UNet3D.
 
-    python experiments/video_native/erasers.py runs/video_native_erasers     # -> erasers.md
+    python experiments/video_native/erasers.py runs/video_native_erasers     # -> erasers.md and .jsonl
 
 Training's seconds are of runs two at a time on two cores; gigabytes are those of memory.jsonl, from memory.py.
 """
@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from unreel.files import write_text
-from unreel.records import Score
 from unreel.scores import write_scores
 from unreel.status import read_status
-from unreel.tables import estimated, finished_scores
+from unreel.tables import cells, finished_scores
 
 HERE = Path(__file__).parent
-COLUMNS = ("forget", "worst frame", "context", "retain", "motions kept", "motion amount", "ssim")
+COLUMNS = ("forget", "worst frame", "context", "retain", "motions kept", "motion amount", "ssim", "overall")
 NAMES = {
     ("zoo", "few_shot"): "encoder edit from images",
     ("zoo_unet3d", "few_shot"): "encoder edit from clips",
@@ -29,15 +28,6 @@ NAMES = {
 }
 
 
-def percent(scores: list[Score], column: str) -> str:
-    """A column's value, and half its interval over seeds where there are several."""
-    found = estimated(scores, column)
-    if found is None:
-        return "–"
-    value, half = (100 * part for part in found)
-    return f"{value:.1f}" + (f" ± {half:.1f}" if np.isfinite(half) else "") + " %"
-
-
 def main(runs: Path) -> None:
     scores = finished_scores(runs.glob("*"))
     told = [json.loads(line) for line in (HERE / "memory.jsonl").read_text().splitlines()]
@@ -46,12 +36,12 @@ def main(runs: Path) -> None:
     lines = [head, ["---"] * len(head)]
     for name, title in NAMES.items():
         rows = [s for s in scores if (s.t2i, s.method) == name]
-        own = sorted({s.run for s in rows})
+        own, row = sorted({s.run for s in rows}), cells(rows)
         if not own:
             raise SystemExit(f"found no finished run of {' and '.join(name)} in {runs}: run the commands of README.md")
         seconds = np.mean([status.seconds.get("training", 0.0) for run in own if (status := read_status(runs / run))])
         figures = [f"{seconds:.1f}", f"{memory[name]:.2f}", str(len(own))]
-        lines.append([title, *(percent(rows, column) for column in COLUMNS), *figures])
+        lines.append([title, *(row[column] for column in COLUMNS), *figures])
     write_scores(HERE / "erasers.jsonl", scores)
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_text(HERE / "erasers.md", text)
