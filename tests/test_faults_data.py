@@ -72,6 +72,14 @@ def test_a_command_that_was_cut_within_quotation_marks_is_said_all_the_same():
     assert "jane" not in told["command"] and told["seed"] == 0
 
 
+def test_words_that_look_like_a_path_stay_what_they_are():
+    """An evaluation of the edit asks for the same clips by them."""
+    concept = {"kind": "object", "name": "</a/b/c>", "phrases": ["/x/y/z"], "images": "/home/jane/shots"}
+    config = {"concept": {"c": concept}, "phrase": "/p/q", "vocabulary": {"subject": ["/a/b"]}}
+    told = shareable({"command": "python train.py", "config": config})["config"]
+    assert told == config | {"concept": {"c": concept | {"images": "shots"}}}
+
+
 def evaluated(made, edit, small_folders, tmp_path):
     """What `evaluate.py` says of an edit."""
     options = [f"edit={edit}", "t2v=animatediff", *animatediff(small_folders), "logger=none", f"runs={tmp_path / 'r'}"]

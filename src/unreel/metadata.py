@@ -149,7 +149,12 @@ def without_folders(said: Any) -> Any:
 
 
 def shareable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run was made, as its edit says it: with `without_folders` of its command and its config."""
+    """How a run was made, as its edit says it: with `without_folders` of its command and its config, but for the words
+    that prompts are made of, whatever they look like; an evaluation of the edit asks by them."""
+    config = provenance["config"]
+    told = without_folders(config) | {key: config[key] for key in ("phrase", "vocabulary") if key in config}
+    if concepts := config.get("concept"):
+        told["concept"] = {n: {**c, "images": without_folders(c.get("images"))} for n, c in concepts.items()}
     try:
         words = shlex.split(provenance["command"])
     except ValueError:  # a long one, cut within quotation marks
@@ -157,7 +162,7 @@ def shareable(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **provenance,
         "command": shlex.join(without_folders(words)),
-        "config": without_folders(provenance["config"]),
+        "config": told,
     }
 
 
