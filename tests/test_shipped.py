@@ -57,6 +57,9 @@ def test_a_mean_with_the_earlier_weights_is_as_near_to_them_as_its_share_says(wo
     assert near == pytest.approx(whole / 4, rel=0.01)
     mean = json.loads((work / "unet3d" / "training.json").read_text())
     assert mean == record | {"mean_with": {"share": 0.75, "steps": record["before"]["steps"]}}
+    STAGES["unet3d"](configured("zoo", [f"work={work}", f"init_from={work}/before", *FEW]))
+    assert difference(work / "unet3d" / "model", UNet3DConditionModel, store.MODELS / "unet3d") == whole
+    assert json.loads((work / "unet3d" / "training.json").read_text()) == record, "it is no mean any more"
 
 
 def test_without_stills_the_image_model_stays_as_it_is(work):

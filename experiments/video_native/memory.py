@@ -12,8 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from erasers import HERE, NAMES
+
+from unreel.files import write_text
 
 ROOT = HERE.parents[1]
 
@@ -44,8 +47,8 @@ def measure(t2i: str, method: str) -> None:
             if name == "training":
                 found["training_gb"] = round(resident("VmHWM") - before, 3)
 
-    Run.timed = watched  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as runs, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    conf = initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
+    with patch.object(Run, "timed", watched), tempfile.TemporaryDirectory() as runs, conf:
         said = ["t2v=[zoo_unet3d]", f"t2i={t2i}", f"method={method}", "concept=wispo", f"runs={runs}", "export=[]"]
         train.main(compose("train", ["experiment=video_native", "evaluation.prompts=2", f"output={runs}/run", *said]))
     print(json.dumps(found))
@@ -59,7 +62,7 @@ def main() -> None:
             raise SystemExit(done.stderr[-2000:])
         rows.append(done.stdout.splitlines()[-1])
         print(rows[-1], flush=True)
-    (HERE / "memory.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    write_text(HERE / "memory.jsonl", "".join(f"{row}\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -126,23 +126,24 @@ def motion(cfg: DictConfig) -> None:
     stage.motion_unet.save_motion_modules(str(Path(cfg.work) / "motion" / "motion_adapter"))
 
 
-def _toward_earlier(stage: Stage, share: float, record: dict[str, Any], folder: Path, earlier: Path) -> None:
+def _toward_earlier(stage: Stage, share: float, earlier: Path) -> dict[str, Any]:
     """Makes the weights a mean of what was learned, `share` of it, and an earlier generation's, which brings back what
-    that one did better (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). The record in `folder` says so."""
+    that one did better (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). What the stage's record says of it."""
     before = torch.load(earlier / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     learned = {name: weights.cpu().float() for name, weights in stage.state_dict().items()}
     stage.load_state_dict({name: torch.lerp(before[name].float(), now, share) for name, now in learned.items()})
-    rest = {"share": round(1 - share, 4), "steps": json.loads((earlier / "training.json").read_text())["steps"]}
-    write_text(folder / "training.json", json.dumps(record | {"mean_with": rest}))
+    return {"share": round(1 - share, 4), "steps": json.loads((earlier / "training.json").read_text())["steps"]}
 
 
 def unet3d(cfg: DictConfig) -> None:
     unet = UNet2DConditionModel.from_pretrained(Path(cfg.work) / "motion" / "unet")
     stage = TextToVideo3D(_conditioning(cfg), unet, **_options(cfg, "unet3d"))
-    record = _fit(stage, "unet3d", cfg)
+    record, folder = _fit(stage, "unet3d", cfg), Path(cfg.work) / "unet3d"
+    record.pop("mean_with", None)  # of the same command with another share, before
     if cfg.unet3d.share < 1:
-        _toward_earlier(stage, cfg.unet3d.share, record, Path(cfg.work) / "unet3d", Path(cfg.init_from) / "unet3d")
-    stage.video_unet.save_pretrained(Path(cfg.work) / "unet3d" / "model")
+        record["mean_with"] = _toward_earlier(stage, cfg.unet3d.share, Path(cfg.init_from) / "unet3d")
+    write_text(folder / "training.json", json.dumps(record))
+    stage.video_unet.save_pretrained(folder / "model")
 
 
 def t5_tokenizer(cfg: DictConfig) -> None:
