@@ -56,6 +56,7 @@ def test_an_edit_does_not_say_where_on_the_machine_its_files_were(made):
         ("t2i.folder=~/models/sd15/", "t2i.folder=sd15"),
         (r"D:\\models\\sd15", "sd15"),
         ("t2v=[zoo_images,{folder:/data/secret/wan}]", "t2v=[zoo_images,{folder:wan}]"),
+        ("edit=[/home/Jane Doe/a b.safetensors, /tmp/x/b.safetensors]", "edit=[a b.safetensors, b.safetensors]"),
         ("https://host/a/b", "https://host/a/b"),
         ("t2i.folder=stabilityai/sd15", "t2i.folder=stabilityai/sd15"),
         ("a cat and/or a dog, 1/2", "a cat and/or a dog, 1/2"),

@@ -22,6 +22,7 @@ NAMES = {
     ("zoo", "few_shot"): "encoder edit from images",
     ("zoo_unet3d", "few_shot"): "encoder edit from clips",
     ("zoo_unet3d", "t2v_unlearning_tuned"): "T2VUnlearning, tuned",
+    ("zoo_unet3d", "esd_tuned"): "ESD-x, tuned",
     ("zoo_unet3d", "uce_tuned"): "UCE on the video model, tuned",
     ("zoo_unet3d", "negative_prompt"): "negative prompt",
     ("zoo_unet3d", "mute"): "`mute`",

@@ -6,42 +6,23 @@ python experiments/video_native/picture.py runs/video_native     # -> video_nati
 import sys
 from pathlib import Path
 
-import imageio.v3 as imageio
-import numpy as np
-from PIL import Image
-
+from unreel.clips import stacked, strip
 from unreel.tables import finished_scores
+from unreel.videos import read_clip
 
-CONCEPTS, RECIPIENTS, FRAMES, EDGE_PX, GAP_PX = (
-    ("wispo", "jumping"),
-    ("zoo_unet3d", "zoo_animatediff"),
-    (0, 3, 7),
-    80,
-    4,
-)
-
-
-def strip(run: Path, stage: str, recipient: str) -> np.ndarray:
-    """Some frames of the first two clips that ask for the concept, side by side."""
-    files = sorted((run / "clips" / stage / recipient).glob("*_forget.mp4"))[:2]
-    frames = [
-        Image.fromarray(frame).resize((EDGE_PX,) * 2) for file in files for frame in imageio.imread(file)[list(FRAMES)]
-    ]
-    return np.concatenate([np.array(frame) for frame in frames], axis=1)
+CONCEPTS, RECIPIENTS, FRAMES, EDGE_PX = ("wispo", "jumping"), ("zoo_unet3d", "zoo_animatediff"), 3, 80
 
 
 def main(runs: Path) -> None:
     found = {(s.concept, s.t2i): runs / s.run for s in finished_scores(runs.glob("*")) if s.seed == 0}
     rows = []
     for concept in CONCEPTS:
-        images, clips = (found[concept, t2i] for t2i in ("zoo", "zoo_unet3d"))
-        for run, stage in ((images, "before"), (images, "after"), (clips, "after")):
-            rows.append(np.concatenate([strip(run, stage, recipient) for recipient in RECIPIENTS], axis=1))
-    height, width = rows[0].shape[:2]
-    page = Image.new("RGB", (width, len(rows) * (height + GAP_PX)), "white")
-    for i, row in enumerate(rows):
-        page.paste(Image.fromarray(row), (0, i * (height + GAP_PX)))
-    page.save(Path(__file__).with_name("video_native.webp"), quality=85)
+        of_images, of_clips = (found[concept, t2i] for t2i in ("zoo", "zoo_unet3d"))
+        for run, stage in ((of_images, "before"), (of_images, "after"), (of_clips, "after")):
+            clips = run / "clips" / stage
+            files = [path for name in RECIPIENTS for path in sorted((clips / name).glob("*_forget.mp4"))[:2]]
+            rows.append(strip([read_clip(path, EDGE_PX, 8, 8) for path in files], FRAMES))
+    stacked(rows).save(Path(__file__).with_name("video_native.webp"), quality=85)
 
 
 if __name__ == "__main__":

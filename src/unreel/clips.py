@@ -3,6 +3,7 @@
 import base64
 import errno
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -33,17 +34,25 @@ def write_mp4(clip: Tensor, path: Path, fps: int, least_edge: int = 256) -> Path
     return path
 
 
-def strip(clips: list[Tensor], frames: int = STRIP_FRAMES, gap: int = STRIP_GAP_PX) -> Image.Image:
-    """Clips (F, C, H, W) side by side, `frames` frames of each."""
+def strip(clips: Sequence[Tensor | np.ndarray], frames: int = STRIP_FRAMES, gap: int = STRIP_GAP_PX) -> Image.Image:
+    """Clips, each (F, C, H, W) in [0, 1] or uint8 (F, H, W, C), side by side, `frames` frames of each."""
     shown = []
     for clip in clips:
-        pixels = to_uint8(clip)
+        pixels = clip if isinstance(clip, np.ndarray) else to_uint8(clip)
         picked = pixels[np.linspace(0, len(pixels) - 1, min(frames, len(pixels))).round().astype(int)]
         shown.append(
             np.concatenate([np.pad(f, ((0, 0), (0, gap), (0, 0)), constant_values=255) for f in picked], axis=1)
         )
         shown.append(np.full((pixels.shape[1], 4 * gap, 3), 255, np.uint8))
     return Image.fromarray(np.concatenate(shown[:-1], axis=1))
+
+
+def stacked(rows: Sequence[Image.Image], gap: int = STRIP_GAP_PX) -> Image.Image:
+    """Pictures of one size below each other, on white."""
+    page = Image.new("RGB", (rows[0].width, sum(row.height + gap for row in rows)), "white")
+    for i, row in enumerate(rows):
+        page.paste(row, (0, i * (row.height + gap)))
+    return page
 
 
 def data_uri(clip: Tensor | np.ndarray, fps: int = 8) -> str:

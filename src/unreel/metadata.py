@@ -132,7 +132,8 @@ class Metadata(Parsed):
 
 
 _ONE_PATH = re.compile(r"(?P<key>[\w.+~-]*=)?(~|[A-Za-z]:)?[/\\].*[/\\](?P<last>[^/\\]+)[/\\]?")
-_FOLDERS = re.compile(r"""(?<![\w./~\\-])(~|[A-Za-z]:)?[/\\]([^/\\\s'",=\[\]{}()]+[/\\])+(?=[^/\\\s])""")  # in a list
+_FOLDER = r"""[^/\\\s'",=\[\]{}()][^/\\'",=\[\]{}()]*"""
+_FOLDERS = re.compile(rf"(?<![\w./~\\-])(~|[A-Za-z]:)?[/\\]({_FOLDER}[/\\])+(?=[^/\\\s])")  # in a list
 
 
 def without_folders(said: Any) -> Any:

@@ -10,12 +10,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from unreel.attacking import Broken
-from unreel.clips import STRIP_FRAMES, data_uri, strip
+from unreel.clips import STRIP_FRAMES, data_uri, stacked, strip
 from unreel.figures import svg_uri
 from unreel.files import whole, write_text
 from unreel.judges.judge import Judged
@@ -159,9 +158,7 @@ def write_strips(folder: Path, before: Rendered, after: Rendered) -> None:
         for split in dict.fromkeys(prompt.split for prompt in before.prompts):
             if places := before.places(split, concept):
                 rows = [strip([before.clips[i], after.clips[i]]) for i in places]
-                page = Image.new("RGB", (rows[0].width, sum(row.height + 2 for row in rows)), "white")
-                for i, row in enumerate(rows):
-                    page.paste(row, (0, i * (row.height + 2)))
+                page = stacked(rows)
                 texts = PngInfo()
                 texts.add_itxt("prompts", json.dumps([before.prompts[i].text for i in places]))
                 texts.add_itxt("frames", str(min(STRIP_FRAMES, len(before.clips[places[0]]))))
