@@ -25,7 +25,9 @@ def main(runs: Path) -> None:
     """Puts the rows below each other: before, then each method's."""
     rows = []
     for concept in CONCEPTS:
-        found = {method: next(runs.glob(f"{concept}-{method}-*-seed0-*")) for method in METHODS}
+        found = {method: next(runs.glob(f"{concept}-{method}-*-seed0-*"), None) for method in METHODS}
+        if missing := [method for method, run in found.items() if run is None]:
+            raise SystemExit(f"found no run of {concept} by {', '.join(missing)}, seed 0, in {runs}: run the sweep")
         rows.append(row(found[METHODS[0]], "before"))
         rows += [row(found[method], "after") for method in METHODS]
     stacked(rows).save(Path(__file__).with_name("motion.webp"), quality=85)

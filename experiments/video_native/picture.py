@@ -17,6 +17,8 @@ def main(runs: Path) -> None:
     found = {(s.concept, s.t2i): runs / s.run for s in finished_scores(runs.glob("*")) if s.seed == 0}
     rows = []
     for concept in CONCEPTS:
+        if missing := [t2i for t2i in ("zoo", "zoo_unet3d") if (concept, t2i) not in found]:
+            raise SystemExit(f"found no run of {concept} from {', '.join(missing)}, seed 0, in {runs}: run the sweep")
         of_images, of_clips = (found[concept, t2i] for t2i in ("zoo", "zoo_unet3d"))
         for run, stage in ((of_images, "before"), (of_images, "after"), (of_clips, "after")):
             clips = run / "clips" / stage
