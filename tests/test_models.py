@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import unreel.models
@@ -16,6 +16,7 @@ from conftest import small_model
 from unreel.cache import TensorCache
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.cogvideox import CogVideoX
+from unreel.models.latte import Latte
 from unreel.models.ltx import LTX
 from unreel.models.model import Conditioning, Model
 from unreel.models.modelscope import ModelScope
@@ -369,6 +370,21 @@ def test_a_folder_that_holds_no_video_unet_is_one_line(small_folders, tmp_path):
 def test_a_video_unet_beside_the_pipeline_takes_the_place_of_its_own(small_folders):
     model = ModelScope(small_folders / "sd", small_folders / "modelscope" / "unet", num_frames=3, num_inference_steps=2)
     assert model.render(["a cat"], [0]).shape == (1, 3, 3, 32, 32)
+
+
+def test_a_latte_transformer_beside_a_pixart_folder_is_its_video_model(tmp_path):
+    PixArt.tiny().pipeline.save_pretrained(tmp_path / "pixart")
+    whole = Latte.tiny()
+    whole.pipeline.transformer.save_pretrained(tmp_path / "latte")
+    options = {"num_frames": 3, "num_inference_steps": 2, "guidance_scale": 4.0}
+    joined = Latte(tmp_path / "pixart", tmp_path / "latte", **options)
+    assert joined.content != Latte(tmp_path / "pixart", **options).content
+    clip = joined.render(["a cat"], [0])
+    assert clip.shape == (1, 3, 3, 32, 32)
+    whole.pipeline.scheduler = DPMSolverMultistepScheduler()  # PixArt's; all else of both is equal
+    assert torch.equal(Latte.of(whole.pipeline, **options).render(["a cat"], [0]), clip)
+    with pytest.raises(ValueError, match="expected the folder of a LatteTransformer3DModel"):
+        Latte(tmp_path / "pixart", tmp_path)
 
 
 def test_the_home_folder_is_expanded(small_folders, monkeypatch):

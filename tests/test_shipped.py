@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import (
+    LatteTransformer3DModel,
+    MotionAdapter,
+    PixArtTransformer2DModel,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
 from safetensors.torch import load_file
 
 from conftest import configured
@@ -74,6 +80,13 @@ def test_the_vae_keeps_its_scale(work):
     assert scales[0] == scales[1]
     latents = load_file(work / "latents.safetensors")["latents"].float() * scales[0]
     assert 0.7 < float(latents.std()) < 1.3 and torch.isfinite(latents).all()
+
+
+def test_latte_learns_on_from_the_shipped_pixart(work):
+    STAGES["latte"](configured("zoo", [f"work={work}", *FEW, "latte.steps=1", "latte.batch=1", "latte.stills=1"]))
+    new = LatteTransformer3DModel.from_pretrained(work / "latte" / "model").state_dict()
+    old = PixArtTransformer2DModel.from_pretrained(store.MODELS / "pixart" / "transformer").state_dict()
+    assert 0 < max(float((new[name] - old[name].float()).abs().max()) for name in old) < 2e-3, "one step of Adam away"
 
 
 def test_a_work_folder_in_use_is_refused(work):

@@ -42,6 +42,15 @@ clip = pipeline("a cat jumping on the beach", **options).frames
 assert clip.shape == (1, 8, 3, 64, 64) and clip.isfinite().all() and clip.std() > 0.03, (clip.shape, clip.std())
 assert not any(name.split(".")[0] == "unreel" for name in sys.modules)
 """
+PLAIN_PIXART = """
+import sys, torch
+from diffusers import PixArtAlphaPipeline
+pipeline = PixArtAlphaPipeline.from_pretrained(sys.argv[4])
+options = dict(num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="pt")
+image = pipeline("a cat on the beach", use_resolution_binning=False, **options).images
+assert image.shape == (1, 3, 64, 64) and image.isfinite().all() and image.std() > 0.03, (image.shape, image.std())
+assert not any(name.split(".")[0] == "unreel" for name in sys.modules)
+"""
 PLAIN_T2V = """
 import sys, torch
 from diffusers import AnimateDiffPipeline, MotionAdapter
@@ -55,11 +64,11 @@ assert not any(name.split(".")[0] == "unreel" for name in sys.modules)
 
 @pytest.mark.parametrize(
     "code",
-    [PLAIN_T2I, PLAIN_T2V, PLAIN_UNET3D],
-    ids=["StableDiffusionPipeline", "AnimateDiffPipeline", "TextToVideoSDPipeline"],
+    [PLAIN_T2I, PLAIN_T2V, PLAIN_UNET3D, PLAIN_PIXART],
+    ids=["StableDiffusionPipeline", "AnimateDiffPipeline", "TextToVideoSDPipeline", "PixArtAlphaPipeline"],
 )
 def test_pipelines_load_and_run_with_plain_diffusers(code, tmp_path):
-    folders = [str(store.MODELS / name) for name in ("t2i", "motion_adapter", "unet3d")]
+    folders = [str(store.MODELS / name) for name in ("t2i", "motion_adapter", "unet3d", "pixart")]
     done = subprocess.run(
         [sys.executable, "-c", code, *folders], capture_output=True, text=True, cwd=tmp_path, timeout=300
     )
@@ -108,7 +117,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
     assert store.verified("t2i", copy) == copy / "t2i"
     with pytest.raises(
         ValueError,
-        match=r"animatediff.*expected one of cnn_judge, judge, motion_adapter, motion_judge, t2i, unet3d, verb_judge",
+        match=r"animatediff.*expected one of cnn_judge, judge, motion_adapter, motion_judge, pixart, t2i, unet3d, verb",
     ):
         store.verified("animatediff", copy)
     with pytest.raises(ValueError, match="make zoo"):

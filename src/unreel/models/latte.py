@@ -4,6 +4,7 @@ Reference: Xin Ma et al., "Latte: Latent Diffusion Transformer for Video Generat
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
@@ -29,6 +30,7 @@ class Latte(PipelineModel):
 
     Args:
         folder: a local diffusers folder or a hub id.
+        transformer: folder of a LatteTransformer3DModel that takes the place of the one in there, or None.
         revision: of a hub id.
         num_frames: as many as its transformer was made for.
         num_inference_steps, guidance_scale: how it renders.
@@ -43,6 +45,7 @@ class Latte(PipelineModel):
     def __init__(
         self,
         folder: ModelFolder,
+        transformer: ModelFolder | None = None,
         revision: str | None = None,
         num_frames: PositiveInt = 16,
         num_inference_steps: PositiveInt = 50,
@@ -54,7 +57,18 @@ class Latte(PipelineModel):
             "video_length": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
             "height": None, "width": None, "clean_caption": False,
         }  # fmt: skip
-        super().__init__({"": (folder, revision)}, options, fps, num_frames, **common)
+        sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
+        if transformer is not None:
+            if not (Path(transformer).expanduser() / "config.json").is_file():
+                raise ValueError(f"{transformer}: expected the folder of a LatteTransformer3DModel")
+            sources["transformer"] = (transformer, None)
+        super().__init__(sources, options, fps, num_frames, **common)
+
+    def _load(self) -> Any:
+        own = {}
+        if "transformer" in self.sources:
+            own["transformer"] = LatteTransformer3DModel.from_pretrained(**self.sources["transformer"])
+        return self.kind.from_pretrained(**self.sources[""], **own)
 
     def _prepared(self, pipeline: Any) -> Any:
         made_for = pipeline.transformer.config.video_length

@@ -25,6 +25,12 @@ _ABOUT = {
         "CLIPTokenizer, CLIPTextModel (contrastive, then frozen), AutoencoderKL (16 x 16 x 4 latents of 64 x 64 px), "
         "UNet2DConditionModel (v-prediction). Loads with `StableDiffusionPipeline.from_pretrained(folder)`.",
     ),
+    "pixart": (
+        "Text-to-image, of the PixArt family",
+        "T5Tokenizer, T5EncoderModel (contrastive, then frozen), the AutoencoderKL of `../t2i`, "
+        "PixArtTransformer2DModel (v-prediction, patches of 2 latent pixels). "
+        "Loads with `PixArtAlphaPipeline.from_pretrained(folder)`.",
+    ),
     "motion_adapter": (
         "Text-to-video, of the AnimateDiff family",
         "MotionAdapter on the UNet of `../t2i`, whose spatial weights learned on in the same stage. Loads with "
@@ -56,7 +62,8 @@ _ABOUT = {
         "shares neither layers nor losses nor draws with `../judge`. No training loss uses it.",
     ),
 }
-T2V = {"motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d"}  # model -> what scores call its clips
+# Model -> what scores call its images or clips.
+_RENDERS = {"t2i": "zoo", "pixart": "zoo_pixart", "motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d"}
 _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",
@@ -77,10 +84,8 @@ def _scored_by(name: str, score: Score) -> bool:
     of_second = score.metric.startswith("second_") or score.metric.endswith("_agreement")
     if of_second or name == "cnn_judge":
         return of_second and name == "cnn_judge"
-    if name == "t2i":
-        return score.t2i == "zoo" and not score.t2v
-    if name in T2V:
-        return score.t2v == T2V[name]
+    if name in _RENDERS:
+        return _RENDERS[name] in (score.t2i, score.t2v)
     reader = "judge" if score.metric != "motion_accuracy" else "motion_judge"
     reader = "verb_judge" if score.split in HARDER_SPLITS else reader
     return "drawn" in (score.t2i, score.t2v) and name == reader

@@ -33,6 +33,9 @@ from unreel.zoo.t5_text import ContrastiveT5, train_t5_tokenizer
 
 
 def _fit(stage: Stage, name: str, cfg: DictConfig) -> dict[str, Any]:
+    if cfg.compile:
+        for network in stage.children():
+            network.compile()
     return fit(
         stage,
         Path(cfg.work) / name,

@@ -20,6 +20,7 @@ from torch import Tensor
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.model import Model
 from unreel.models.modelscope import ModelScope
+from unreel.models.pixart import PixArt
 from unreel.models.stable_diffusion import StableDiffusion
 from unreel.records import Score
 from unreel.zoo.captions import caption
@@ -57,6 +58,7 @@ class Source:
 
 STILLS, CLIPS = Source("Drawn frames", t2i="drawn", kinds=STILL_KINDS), Source("Drawn clips", t2v="drawn")
 T2I = Source("T2I images", t2i="zoo", kinds=STILL_KINDS)
+PIXART = Source("PixArt images", t2i="zoo_pixart", kinds=STILL_KINDS)
 T2V = [Source("AnimateDiff clips", t2v="zoo_animatediff"), Source("UNet3D clips", t2v="zoo_unet3d")]
 LONG = [
     replace(source, title=f"{source.title}, long prompts", split="long", kinds=("subject", "style")) for source in T2V
@@ -122,6 +124,7 @@ class Zoo:
         t2i, clips = verified("t2i", models), {**how, "num_frames": NUM_FRAMES}
         self.models: dict[str, Model] = {
             "zoo": StableDiffusion(t2i, **how),
+            "zoo_pixart": PixArt(verified("pixart", models), **how),
             "zoo_animatediff": AnimateDiff(t2i, verified("motion_adapter", models), **clips),
             "zoo_unet3d": ModelScope(t2i, verified("unet3d", models), **clips),
         }
@@ -239,7 +242,7 @@ def take_readings(zoo: Zoo, settings: Settings) -> list[Reading]:
     return [
         read(zoo, STILLS, every[: settings.drawn], settings.seed, settings.batch),
         read(zoo, CLIPS, every[: settings.drawn], settings.seed, settings.batch, ("motion",)),
-        read(zoo, T2I, every[: settings.images], settings.seed, settings.batch),
+        *(read(zoo, source, every[: settings.images], settings.seed, settings.batch) for source in (T2I, PIXART)),
         *(read(zoo, source, every[: settings.clips], settings.seed, half) for source in (*T2V, *LONG)),
         read(zoo, TWO_SENSES, senses, settings.seed, settings.batch),
         *(

@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unreel.zoo.readings import (
     CLIPS,
     HARDER_SOURCES,
     LONG,
+    PIXART,
     SENSES,
     STILLS,
     T2I,
@@ -42,12 +44,13 @@ from unreel.zoo.store import MODELS
 from unreel.zoo.words import SUBJECTS, candidates
 from unreel.zoo.world import NUM_FRAMES, Spec, held_out
 
-SOURCES = {(s.t2i, s.t2v, s.split): s for s in (STILLS, CLIPS, T2I, *T2V, *LONG, TWO_SENSES, *HARDER_SOURCES)}
+SOURCES = {(s.t2i, s.t2v, s.split): s for s in (STILLS, CLIPS, T2I, PIXART, *T2V, *LONG, TWO_SENSES, *HARDER_SOURCES)}
 # The least accuracy asked of each source of clips, by what the judge reads in them.
 BARS: Mapping[Source, Mapping[str, float]] = {
     STILLS: {"subject": 0.98, "style": 0.99, "scene": 0.98},
     CLIPS: {"motion": 0.98},
     T2I: {"subject": 0.92, "style": 0.96, "scene": 0.95},
+    PIXART: {"subject": 0.90, "style": 0.95, "scene": 0.93},
     T2V[0]: {"subject": 0.87, "style": 0.92, "motion": 0.80},
     T2V[1]: {"subject": 0.87, "style": 0.92, "motion": 0.85},
     TWO_SENSES: {name.split(" (")[0]: 0.88 for name in SENSES},
@@ -88,8 +91,9 @@ def contact_specs(seed: int, count: int = 16) -> list[Spec]:
 def draw_contact_sheet(prompts: list[str], sheet: list[Reading], edge: int = 112) -> Image.Image:
     """The contact sheet on one page: four frames of every clip, the judge's words below, green or red."""
     font, row_px = ImageFont.load_default(size=13), edge + 40
-    lefts = (240, 270 + 4 * edge, 460 + 5 * edge, 490 + 9 * edge)
-    page = Image.new("RGB", (lefts[-1] + 4 * edge + 30, row_px * len(prompts) + 40), "white")
+    widths = [30 + 4 * edge if len(reading.clips[0]) > 1 else 190 + edge for reading in sheet]
+    *lefts, right = accumulate(widths, initial=240)
+    page = Image.new("RGB", (right, row_px * len(prompts) + 40), "white")
     draw = ImageDraw.Draw(page)
     for i, text in enumerate(prompts):
         draw.text((16, 36 + i * row_px), "\n".join(textwrap.wrap(text, 30)), "#222222", font, spacing=5)
@@ -125,7 +129,7 @@ def main() -> None:
         sys.exit(f"zoo-report: {error}")
     readings = take_readings(zoo, settings)
     scores, specs, seed = to_scores(zoo, readings), contact_specs(settings.seed), settings.seed + 50_000
-    sheet = [read(zoo, source, specs, seed, max(settings.batch // 2, 1)) for source in (CLIPS, T2I, *T2V)]
+    sheet = [read(zoo, source, specs, seed, max(settings.batch // 2, 1)) for source in (CLIPS, T2I, PIXART, *T2V)]
     prompts = [prompt(spec, seed + i) for i, spec in enumerate(specs)]
     write_scores(output / "scores.jsonl", scores)
     with whole(output / "contact_sheet.png") as aside:
@@ -137,7 +141,7 @@ def main() -> None:
     alone = [score for score in scores if score.metric == "seconds_per_clip"]
     show: dict[str, Any] = {"title": title, "data_uri": data_uri, "num_frames": NUM_FRAMES, "interval": interval}
     show |= {"met": sum(met), "asked": len(met), "accuracies": accuracies, "alone": alone}
-    confused = [reading for reading in readings if reading.source in (T2I, *T2V)]
+    confused = [reading for reading in readings if reading.source in (T2I, PIXART, *T2V)]
     page = template.render(settings=settings, confused=confused, prompts=prompts, sheet=sheet, **show)
     write_text(output / "report.html", page)
     print_scores(accuracies, alone)

@@ -1,4 +1,5 @@
-"""The shipped models as a work folder of the pretraining, from which a new generation of the video models starts.
+"""The shipped models as a work folder of the pretraining, from which a new generation of the video models starts, or
+Latte from PixArt.
 
     python -m unreel.zoo.shipped runs/zoo_2
     NEW="work=runs/zoo_2 init_from=runs/zoo_2/before drawings={count:8000,seed:8,harder:0.6} latents.clips=8000"
@@ -11,6 +12,12 @@ So came UNet3D's second generation from its first, in three parts, each of which
 60 % harder; 550 at 3e-4 (0.99) on 5,000 of seed 7, 60 %. The shares of what is harder changed on the way, and are now
 those of the last part (world.py). Last, a mean of 88 % of its weights and 12 % of the first generation's: after the
 three parts dancers danced in one clip of ten when nothing was said (experiments/motion_words).
+
+And so Latte comes from PixArt:
+
+    python -m unreel.zoo.shipped runs/latte
+    python -m unreel.zoo.pretrain stage=latents work=runs/latte init_from=runs/latte/before   # which keeps the VAE's scale
+    python -m unreel.zoo.pretrain stage=latte work=runs/latte
 """
 
 import json
@@ -19,17 +26,24 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    PixArtTransformer2DModel,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+)
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, T5EncoderModel
 
 from unreel.files import whole_folder
 from unreel.zoo.store import MODELS
 
 
 def unpack(work: Path, models: Path = MODELS) -> None:
-    """Writes text encoder, tokenizer, VAE and T2I UNet as the stages before leave them, in float32, and below `before`
-    the weights and records of the stages `motion` and `unet3d`, for `init_from`. The folder appears whole.
+    """Writes text encoders, tokenizers, VAE, T2I UNet and PixArt as the stages before leave them, in float32, and below
+    `before` the weights and records of the stages `motion` and `unet3d`, for `init_from`. The folder appears whole.
 
     Raises:
         ValueError: for a work folder that is there already.
@@ -43,13 +57,17 @@ def unpack(work: Path, models: Path = MODELS) -> None:
     clips = UNet3DConditionModel.from_pretrained(models / "unet3d", torch_dtype=torch.float32)
     vae = AutoencoderKL.from_pretrained(source / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32)
+    second = models / "pixart"
+    t5 = T5EncoderModel.from_pretrained(second / "text_encoder", dtype=torch.float32)
+    pixart = PixArtTransformer2DModel.from_pretrained(second / "transformer", torch_dtype=torch.float32)
     with whole_folder(work) as aside:
         _keep(aside / "before" / "motion", {"unet": unet, "motion_unet": motion}, source)
         _keep(aside / "before" / "unet3d", {"video_unet": clips}, models / "unet3d")
-        for part, place in ((unet, "t2i"), (vae, "vae"), (text, "text")):
+        for part, place in ((unet, "t2i"), (vae, "vae"), (text, "text"), (t5, "t5"), (pixart, "pixart")):
             part.save_pretrained(aside / place / "model")
         unet.save_pretrained(aside / "motion" / "unet")
         shutil.copytree(source / "tokenizer", aside / "tokenizer" / "model")
+        shutil.copytree(second / "tokenizer", aside / "t5_tokenizer" / "model")
 
 
 def _keep(folder: Path, parts: dict[str, torch.nn.Module], model: Path) -> None:
