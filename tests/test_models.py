@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import unreel.models
 from conftest import small_model
 from unreel.cache import TensorCache
+from unreel.models import padding
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.cogvideox import CogVideoX
 from unreel.models.latte import Latte
@@ -47,6 +48,26 @@ FAMILIES = sorted(
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
 def tiny(request):
     return request.param.tiny()
+
+
+def test_padding_that_is_not_read_is_not_encoded(tiny, monkeypatch):
+    """And what the denoiser makes of the rest, and its gradient, are what they are with the padding."""
+    texts, seen = ["a cat on the beach", "a drum", ""], []
+    encoder = tiny.components["text_encoder"].requires_grad_(True)
+    weight = encoder.get_input_embeddings().weight
+    for module in encoder.modules():  # T5 holds its embeddings twice
+        if getattr(module, "weight", None) is weight:
+            module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    rng = torch.Generator().manual_seed(0)
+    noisy = torch.randn(len(texts), *tiny.latent_shape, generator=rng)
+    timesteps = tiny.sample_timesteps(len(texts), rng)
+    found = []
+    for longest in (padding._longest, lambda mask: mask.shape[1]):
+        monkeypatch.setattr(padding, "_longest", longest)
+        predicted = tiny.predict(noisy, timesteps, tiny.encode_prompt(texts))
+        found.append((predicted, *torch.autograd.grad(predicted.square().sum(), weight)))
+    assert (seen[0] < seen[-1]) == (tiny.reading.masked and tiny.reading.pads != "read")
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def clip_text(layers, width, inner):

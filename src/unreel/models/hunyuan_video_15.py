@@ -23,6 +23,7 @@ from transformers import ByT5Tokenizer
 
 from unreel.models import qwen, t5
 from unreel.models.model import Conditioning, Reading
+from unreel.models.padding import unpadded
 from unreel.models.pipeline_model import Common, PipelineModel
 from unreel.validation import ModelFolder
 
@@ -107,7 +108,8 @@ class HunyuanVideo15(PipelineModel):
         return tokens.input_ids[:, before:], tokens.attention_mask[:, before:]
 
     def encode_prompt(self, texts: Sequence[str]) -> Conditioning:
-        found = type(self.pipeline).encode_prompt(self.pipeline, list(texts), self.device, batch_size=len(texts))
+        with unpadded(self.components["text_encoder"], self.reading):
+            found = type(self.pipeline).encode_prompt(self.pipeline, list(texts), self.device, batch_size=len(texts))
         read = {name: found[place] for name, place in self.encoded.items()}
         return Conditioning({name: tensor.long() if "mask" in name else tensor for name, tensor in read.items()})
 

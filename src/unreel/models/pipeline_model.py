@@ -18,6 +18,7 @@ from unreel.hashes import content_key, parameter_hashes
 from unreel.models import latents as vaes
 from unreel.models import schedules
 from unreel.models.model import Conditioning, Model, Reading, cleaned
+from unreel.models.padding import unpadded
 from unreel.models.roles import select
 from unreel.models.running import (
     Common,
@@ -215,9 +216,9 @@ class PipelineModel(Model):
             ids, mask = (t.to(self.device) for t in self.tokenized(texts))
             told = {"attention_mask": mask} if self.reading.masked else {}
             return Conditioning({"prompt_embeds": self.components["text_encoder"](ids, **told)[0]})
-        found = type(self.pipeline).encode_prompt(
-            self.pipeline, prompt=list(texts), device=self.device, do_classifier_free_guidance=False, **self.asks
-        )
+        asked = {"prompt": list(texts), "device": self.device, "do_classifier_free_guidance": False, **self.asks}
+        with unpadded(self.components["text_encoder"], self.reading):
+            found = type(self.pipeline).encode_prompt(self.pipeline, **asked)
         return Conditioning({name: found[place] for name, place in self.encoded.items()})
 
     def tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ three parts dancers danced in one clip of ten when nothing was said (experiments
 And so Latte comes from PixArt:
 
     python -m unreel.zoo.shipped runs/latte
-    python -m unreel.zoo.pretrain stage=latents work=runs/latte init_from=runs/latte/before   # which keeps the VAE's scale
+    python -m unreel.zoo.pretrain stage=latents work=runs/latte init_from=runs/latte/before   # the VAE keeps its scale
     python -m unreel.zoo.pretrain stage=latte work=runs/latte
 """
 
