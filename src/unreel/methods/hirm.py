@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from unreel.batches import Batches, Step
 from unreel.methods.gradient import GradientMethod
@@ -48,14 +49,21 @@ def last_projection(model: Model) -> nn.Module:
 
 
 def high_level(model: Model, texts: Sequence[str]) -> Tensor:
-    """h of B texts, (B, T, D), with gradient where the encoder is trained."""
+    """h of B texts, (B, T, D), with gradient where the encoder is trained; zeros where padding is not encoded."""
     seen: list[Tensor] = []
     handle = last_projection(model).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    places: list[int] = []  # T, of what the encoder is called with
+
+    def count(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        places.append((args[0] if args else kwargs["input_ids"]).shape[1])
+
+    counts = model.components["text_encoder"].register_forward_pre_hook(count, with_kwargs=True)
     try:
         model.encode_prompt(texts)
     finally:
         handle.remove()
-    return seen[0].float()
+        counts.remove()
+    return pad(seen[0], (0, 0, 0, places[0] - seen[0].shape[1])).float()
 
 
 @dataclass(frozen=True)
