@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import LattePipeline, LatteTransformer3DModel, PixArtAlphaPipeline
+from diffusers import LattePipeline, LatteTransformer3DModel, PixArtAlphaPipeline, PixArtTransformer2DModel
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
@@ -51,6 +51,18 @@ def latte(work):
     pipeline = LattePipeline.from_pretrained(work / "models" / "pixart", transformer=transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(work, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(work, again, ignore=shutil.ignore_patterns("pixart", "latte", "models"))
+    STAGES["pixart"](configured("zoo", [f"work={again}", *TINY, "compile=true"]))
+    plain, compiled = (
+        PixArtTransformer2DModel.from_pretrained(folder / "pixart" / "model").state_dict() for folder in (work, again)
+    )
+    for name, weights in plain.items():
+        torch.testing.assert_close(compiled[name], weights, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_the_exported_folders_are_whole_pipelines_of_plain_diffusers_in_fp16(work, pixart, latte):

@@ -4,7 +4,6 @@ Reference: Xin Ma et al., "Latte: Latent Diffusion Transformer for Video Generat
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from unreel.models.model import Conditioning, Reading
 from unreel.models.pipeline_model import Common, PipelineModel
+from unreel.models.running import beside
 from unreel.models.stable_diffusion import tiny_parts
 from unreel.models.t5 import tiny_encoder, tiny_tokenizer
 from unreel.validation import ModelFolder
@@ -57,17 +57,11 @@ class Latte(PipelineModel):
             "video_length": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
             "height": None, "width": None, "clean_caption": False,
         }  # fmt: skip
-        sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
-        if transformer is not None:
-            if not (Path(transformer).expanduser() / "config.json").is_file():
-                raise ValueError(f"{transformer}: expected the folder of a LatteTransformer3DModel")
-            sources["transformer"] = (transformer, None)
+        sources = {"": (folder, revision), **beside("transformer", transformer, LatteTransformer3DModel)}
         super().__init__(sources, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
-        own = {}
-        if "transformer" in self.sources:
-            own["transformer"] = LatteTransformer3DModel.from_pretrained(**self.sources["transformer"])
+        own = {part: LatteTransformer3DModel.from_pretrained(**where) for part, where in self.sources.items() if part}
         return self.kind.from_pretrained(**self.sources[""], **own)
 
     def _prepared(self, pipeline: Any) -> Any:

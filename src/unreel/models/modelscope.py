@@ -4,7 +4,6 @@ Reference: Jiuniu Wang et al., "ModelScope Text-to-Video Technical Report", 2023
 pipeline deprecated (frozen since 0.33.1): this file alone imports it.
 """
 
-from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
@@ -12,6 +11,7 @@ from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 from pydantic import PositiveInt
 
 from unreel.models.pipeline_model import Common, PipelineModel
+from unreel.models.running import beside
 from unreel.models.stable_diffusion import tiny_parts
 from unreel.validation import ModelFolder
 
@@ -53,8 +53,6 @@ class ModelScope(PipelineModel):
         width: PositiveInt | None = None,
         **common: Unpack[Common],
     ) -> None:
-        if unet is not None and not (Path(unet).expanduser() / "config.json").is_file():
-            raise ValueError(f"{unet}: expected the folder of a UNet3DConditionModel")
         options = {
             "num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         }  # fmt: skip
@@ -62,15 +60,11 @@ class ModelScope(PipelineModel):
             if edge is not None and edge % 8:
                 raise ValueError(f"found {name}={edge}: expected a multiple of 8 px")
         options |= {name: edge for name, edge in {"height": height, "width": width}.items() if edge is not None}
-        sources: dict[str, tuple[str | Path, str | None]] = {"": (folder, revision)}
-        if unet is not None:
-            sources["unet"] = (unet, None)
+        sources = {"": (folder, revision), **beside("unet", unet, UNet3DConditionModel)}
         super().__init__(sources, options, fps, num_frames, **common)
 
     def _load(self) -> Any:
-        own = {}
-        if "unet" in self.sources:
-            own["unet"] = UNet3DConditionModel.from_pretrained(**self.sources["unet"])
+        own = {part: UNet3DConditionModel.from_pretrained(**where) for part, where in self.sources.items() if part}
         return TextToVideoSDPipeline.from_pretrained(**self.sources[""], **own)
 
     @property

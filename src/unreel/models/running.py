@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -198,6 +199,19 @@ def told_by(source: Mapping[str, Any]) -> str | None:
     if source["local_files_only"]:
         return folder_hash(Path(where))
     return f"{where}@{source['revision']}" if source["revision"] else None
+
+
+def beside(part: str, folder: str | Path | None, kind: type[ModelMixin]) -> dict[str, tuple[str | Path, None]]:
+    """Where a part comes from that takes the place of the pipeline's own, by its name; nothing without a folder.
+
+    Raises:
+        ValueError: for a folder that holds no model.
+    """
+    if folder is None:
+        return {}
+    if not (Path(folder).expanduser() / "config.json").is_file():
+        raise ValueError(f"{folder}: expected the folder of a {kind.__name__}")
+    return {part: (folder, None)}
 
 
 def scale_factor(pipeline: Any, axis: Literal["spatial", "temporal"]) -> int:

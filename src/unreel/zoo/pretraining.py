@@ -51,9 +51,7 @@ class Stage(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, self.hparams["lr"], weight_decay=self.hparams["weight_decay"], foreach=True
-        )
+        optimizer = torch.optim.AdamW(parameters, self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.hparams["lr"], total_steps=self.hparams["steps"] + 1, pct_start=0.1
         )
