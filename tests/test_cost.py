@@ -3,9 +3,10 @@
 import open_clip
 import pytest
 import torch
+from experiments.cost import sizes
 from experiments.cost.counted import MODELS, Rendering, Training, built_model, operations, peak, shapes_only, weights
 
-from conftest import configured
+from conftest import ROOT, configured
 from unreel.cli import one_line
 from unreel.door import built
 
@@ -93,6 +94,21 @@ def test_operations_of_stable_diffusion():
         unet = found["sd15"].model.components["denoiser"]
         assert abs(sum(p.numel() for p in unet.parameters()) / 859.5e6 - 1) < 0.01
         assert 0.75e12 < ours < 0.85e12 and 0.55 < less / ours < 0.65
+
+
+def test_the_readmes_table_of_real_weights_is_the_scripts():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(sizes.row('sd15', 'animatediff'))} |" in readme
+    missing = [pair for pair in sizes.SIZES.pairs if f"| `t2i={pair[0]} t2v={pair[1]}` | " not in readme]
+    assert not missing, missing
+
+
+def test_shapes_of_the_table_are_those_that_are_measured():
+    with shapes_only():
+        ours = built_model("sd15")
+        assert sizes.denoising("sd15") == operations(Rendering(ours).denoise)
+    held = sum(p.numel() for p in weights(ours)) - sum(b.numel() for m in ours.components.values() for b in m.buffers())
+    assert sizes.size(*sizes.parts("sd15").values()) == pytest.approx(2e-9 * held)
 
 
 def test_a_gpu_that_is_too_small_is_told_what_would_fit():

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 
@@ -14,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import unreel.models
 from conftest import small_model
 from unreel.cache import TensorCache
+from unreel.cli import one_line
 from unreel.models import padding
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.cogvideox import CogVideoX
@@ -406,6 +408,18 @@ def test_a_latte_transformer_beside_a_pixart_folder_is_its_video_model(tmp_path)
     assert torch.equal(Latte.of(whole.pipeline, **options).render(["a cat"], [0]), clip)
     with pytest.raises(ValueError, match="expected the folder of a LatteTransformer3DModel"):
         Latte(tmp_path / "pixart", tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"^t: found nobody/nothing neither whole on this machine nor on a hub") as error:
+        StableDiffusion("nobody/nothing", name="t").pipeline  # noqa: B018
+    assert re.search(r"expected a connection to the hub, once, or a local diffusers folder", one_line(error.value))
+    assert "stacktrace" not in str(error.value) and "\n" not in str(error.value)
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(OSError, match=str(tmp_path)):
+        StableDiffusion(tmp_path).pipeline  # noqa: B018
 
 
 def test_the_home_folder_is_expanded(small_folders, monkeypatch):

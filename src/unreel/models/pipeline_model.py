@@ -26,6 +26,7 @@ from unreel.models.running import (
     check_grid,
     computes_bfloat16,
     configured,
+    fetched,
     frozen_copy,
     placed,
     reads,
@@ -55,8 +56,7 @@ class PipelineModel(Model):
         steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
             place.
         temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
-        grid: of such a family: frames are one more than a multiple of the first, height and width multiples of the
-            second.
+        grid: of such a family: frames are one more than a multiple of the first, height and width one of the second.
         kind: the pipeline's class.
         asked: options that the pipeline's `encode_prompt` is called with; None where one CLIP text encoder is read,
             whose last state after its norm is all.
@@ -132,7 +132,7 @@ class PipelineModel(Model):
     @property
     def pipeline(self) -> Any:
         if self._pipeline is None:
-            with torch.inference_mode(False):  # or weights that are first asked for by `render` could not be trained
+            with torch.inference_mode(False), fetched(self.name, self.sources):  # inference's weights cannot be trained
                 self._pipeline = placed(self._prepared(self._load()), self._device, self.group_offload)
         return self._pipeline
 

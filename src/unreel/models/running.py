@@ -193,6 +193,30 @@ def placed(pipeline: Any, device: torch.device, group_offload: bool) -> Any:
     return pipeline
 
 
+@contextmanager
+def fetched(name: str, sources: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Inside the `with` block, a model of the hub that cannot be had is told in one line, with what to do.
+
+    Args:
+        name: of the model.
+        sources: what it is loaded from.
+
+    Raises:
+        OSError: where a hub id is neither whole in the hub's cache nor can be fetched.
+    """
+    hub = [str(s["pretrained_model_name_or_path"]) for s in sources.values() if not s["local_files_only"]]
+    try:
+        yield
+    except OSError as error:
+        if error.errno or not hub:  # the machine's own, such as a full disk
+            raise
+        raise OSError(
+            f"{name}: found {' and '.join(hub)} neither whole on this machine nor on a hub that can be reached"
+            f" ({str(error).split(' (')[0]:.160}): expected a connection to the hub, once, or a local diffusers folder"
+            " as its folder=FOLDER"
+        ) from error
+
+
 def told_by(source: Mapping[str, Any]) -> str | None:
     """What a folder or a pinned hub id says of its content; None of a hub id without a revision."""
     where = source["pretrained_model_name_or_path"]
