@@ -169,9 +169,30 @@ def test_latte_learns_prompts_as_its_pipeline_reads_them(work, latte):
     assert torch.allclose(together["encoder_hidden_states"], expected, atol=1e-5)
 
 
+def test_clips_of_a_motion_are_drawn_as_often_as_it_says(work, pixart, latte):
+    data = _data(work, latte, LatteConditioning)
+    motions = [spec.motion for spec in data.drawings.specs]
+    often, seldom = motions[0], next(motion for motion in motions if motion != motions[0])
+    options = {"stills": 2, "steps": 1, "batch": 2, "lr": 1e-3, "seed": 0}
+    equal = LatteTextToVideo(data, pixart.transformer, oftener={}, **options)
+    assert np.allclose(equal.shares, 1 / 16)
+    uneven = LatteTextToVideo(data, pixart.transformer, oftener={often: 3, seldom: 0}, **options)
+    shares = dict(zip(motions, uneven.shares, strict=True))
+    others = [shares[motion] for motion in motions if motion not in (often, seldom)]
+    assert shares[seldom] == 0 and np.allclose(others, shares[often] / 3) and np.isclose(uneven.shares.sum(), 1)
+    drawn = []  # of clips and of stills in turns
+    data.captions = lambda indices, *_: drawn.append([motions[i] for i in indices]) or [TEXTS[0]] * len(indices)
+    with torch.no_grad():
+        for seed in range(8):
+            uneven.loss(np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+    assert len(drawn) == 16 and seldom not in {motion for batch in drawn[::2] for motion in batch}
+
+
 def test_latte_starts_as_pixart_and_a_mask_is_a_cut(work, pixart, latte):
     data = _data(work, latte, LatteConditioning)
-    video = LatteTextToVideo(data, pixart.transformer, stills=2, steps=1, batch=2, lr=1e-3, seed=0).denoiser.eval()
+    video = LatteTextToVideo(
+        data, pixart.transformer, stills=2, oftener={}, steps=1, batch=2, lr=1e-3, seed=0
+    ).denoiser.eval()
     noisy, timesteps = torch.randn(2, 4, 1, 16, 16), torch.tensor([300, 700])
     states, mask = torch.randn(2, 6, 16), torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
     read = {"encoder_hidden_states": states, "encoder_attention_mask": mask}

@@ -208,10 +208,14 @@ def clip_loss(
     rng: np.random.Generator,
     generator: torch.Generator,
     per_frame: bool,
+    shares: np.ndarray | None = None,
 ) -> Tensor:
-    """Denoising loss on `batch` random clips; `per_frame`: the denoiser wants its prompts once for every frame."""
+    """Denoising loss on `batch` random clips; `per_frame`: the denoiser wants its prompts once for every frame.
+
+    `shares`: the probability of each of the clips to be the first that is drawn; None of equal ones.
+    """
     device = next(unet.parameters()).device
-    indices = rng.choice(len(data.latents), batch, replace=False)
+    indices = rng.choice(len(data.latents), batch, replace=False, p=shares)
     latents = data.latents[indices].float().to(device).transpose(1, 2)  # (B, c, F, h, w)
     masks = data.masks[indices].float().to(device)[:, None]
     prompts = data.encode_prompt(indices, rng, 0.0, device)

@@ -7,6 +7,7 @@ noisier timesteps for clips. The channels in which both models tell a variance s
 variance reads them. Latte learns prompts as its pipeline reads them, one alone and several together.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -141,11 +142,28 @@ class LatteTextToVideo(Stage):
     """Trains `denoiser.transformer`, every weight of it, on clips and on stills without its temporal blocks.
 
     All that PixArt has starts from there; the temporal blocks start as identity.
+
+    Args:
+        data: what it learns from.
+        pixart: what it starts from.
+        stills: of a step, beside `batch` clips.
+        oftener: motion -> how many times as often its clips are drawn as others. What goes to and fro from frame to
+            frame is what temporal attention, whose places are slow waves, learns last.
+        stage: as in Stage.
     """
 
-    def __init__(self, data: Conditioning, pixart: PixArtTransformer2DModel, stills: int, **stage: Any) -> None:
+    def __init__(
+        self,
+        data: Conditioning,
+        pixart: PixArtTransformer2DModel,
+        stills: int,
+        oftener: Mapping[str, float],
+        **stage: Any,
+    ) -> None:
         super().__init__(**stage)
         self.data, self.scheduler, self.stills = data, noise_scheduler(), stills
+        weights = np.array([oftener.get(spec.motion, 1.0) for spec in data.drawings.specs[: len(data.latents)]])
+        self.shares = weights / weights.sum()
         same = (
             "sample_size", "patch_size", "in_channels", "out_channels", "num_layers", "num_attention_heads",
             "attention_head_dim", "cross_attention_dim", "caption_channels", "attention_bias", "activation_fn",
@@ -166,6 +184,6 @@ class LatteTextToVideo(Stage):
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = int(self.hparams["batch"])
-        clips = clip_loss(self.denoiser, self.scheduler, self.data, batch, rng, generator, per_frame=False)
+        clips = clip_loss(self.denoiser, self.scheduler, self.data, batch, rng, generator, False, self.shares)
         stills = still_loss(self.denoiser, self.scheduler, self.data, self.stills, rng, generator, as_clips=True)
         return {"loss": (clips + stills) / 2, "clips": clips, "stills": stills}
