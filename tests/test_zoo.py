@@ -117,7 +117,7 @@ def test_damage_is_named_with_the_way_out(tmp_path):
     assert store.verified("t2i", copy) == copy / "t2i"
     with pytest.raises(
         ValueError,
-        match=r"animatediff.*expected one of cnn_judge, judge, motion_adapter, motion_judge, pixart, t2i, unet3d, verb",
+        match=r"animatediff.*expected one of cnn_judge, judge, latte, motion_adapter, motion_judge, pixart, t2i, u",
     ):
         store.verified("animatediff", copy)
     with pytest.raises(ValueError, match="make zoo"):

@@ -13,11 +13,16 @@ So came UNet3D's second generation from its first, in three parts, each of which
 those of the last part (world.py). Last, a mean of 88 % of its weights and 12 % of the first generation's: after the
 three parts dancers danced in one clip of ten when nothing was said (experiments/motion_words).
 
-And so Latte comes from PixArt:
+And so Latte came from PixArt, in three parts, the last of which saw what shakes five times as often:
 
     python -m unreel.zoo.shipped runs/latte
     python -m unreel.zoo.pretrain stage=latents work=runs/latte init_from=runs/latte/before   # the VAE keeps its scale
-    python -m unreel.zoo.pretrain stage=latte work=runs/latte
+    python -m unreel.zoo.pretrain stage=latte work=runs/latte compile=true
+    mkdir runs/latte/first && mv runs/latte/latte runs/latte/first
+    AGAIN="stage=latte work=runs/latte compile=true latte.lr=5e-4 latte.stills=8"
+    python -m unreel.zoo.pretrain $AGAIN init_from=runs/latte/first latte.steps=1600
+    mkdir runs/latte/second && mv runs/latte/latte runs/latte/second
+    python -m unreel.zoo.pretrain $AGAIN init_from=runs/latte/second latte.steps=1800 latte.oftener.shaking=5
 """
 
 import json
