@@ -1,6 +1,6 @@
 """What an edit on real weights and a clip need: GB of files and of memory, and operations, without a download.
 
-python experiments/cost/sizes.py                   # the table of the README, in two minutes
+python experiments/cost/sizes.py                   # the table of the README, in some minutes
 
 Models of sizes.yaml on torch's meta device. Files and memory are those of weights in 16 bits; activations come on top.
 An edit is four shots and 60 steps of the default's batch, of which the text encoders' and the denoiser's passes are

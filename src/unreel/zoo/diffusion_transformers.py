@@ -147,8 +147,7 @@ class LatteTextToVideo(Stage):
         data: what it learns from.
         pixart: what it starts from.
         stills: of a step, beside `batch` clips.
-        oftener: motion -> how many times as often its clips are drawn as others. What goes to and fro from frame to
-            frame is what temporal attention, whose places are slow waves, learns last.
+        oftener: motion -> how many times as often its clips are drawn as others, for one that is learned late.
         stage: as in Stage.
     """
 

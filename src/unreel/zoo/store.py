@@ -2,7 +2,8 @@
 
 `models/t2i` is a diffusers folder of StableDiffusionPipeline (tokenizer, text_encoder, vae, unet, scheduler);
 `models/motion_adapter` turns it into an AnimateDiffPipeline, `models/unet3d` into a TextToVideoSDPipeline;
-`models/pixart` is one of PixArtAlphaPipeline (its own tokenizer and T5, the same VAE);
+`models/pixart` is one of PixArtAlphaPipeline (its own tokenizer and T5, the same VAE), which `models/latte` turns into
+a LattePipeline;
 `models/judge`, `models/motion_judge`, `models/verb_judge` and `models/cnn_judge` look at clips.
 `models/SHA256SUMS` has the hash of every file.
 """
@@ -41,7 +42,7 @@ def verified(name: str, folder: Path = MODELS) -> Path:
     """The folder of one model, after every file in it was found whole.
 
     Args:
-        name: "t2i", "motion_adapter", "unet3d", "pixart", "judge", "motion_judge", "verb_judge", "cnn_judge".
+        name: "t2i", "motion_adapter", "unet3d", "pixart", "latte", "judge", "motion_judge", "verb_judge", "cnn_judge".
         folder: where the models are.
 
     Raises:
