@@ -38,7 +38,7 @@ def test_scores_are_rows_of_the_design(output):
         assert rows["drawn", "", "held_out", f"{kind}_accuracy"].n == 6
         for t2i in ("zoo", "zoo_pixart"):
             assert rows[t2i, "", "held_out", f"{kind}_accuracy"].n == 3
-    for t2v in ("zoo_animatediff", "zoo_unet3d"):
+    for t2v in ("zoo_animatediff", "zoo_unet3d", "zoo_latte"):
         for kind in ("subject", "style", "scene", "motion"):
             assert rows["", t2v, "held_out", f"{kind}_accuracy"].n == 2
         assert rows["", t2v, "long", "subject_accuracy"].n == 2
@@ -57,7 +57,7 @@ def test_the_page_asks_nothing_of_the_network_and_its_clips_move(output):
     assert addresses and all(address.startswith("data:") for address in addresses)
     assert "<script" not in page
     assert "url(" not in page and "@import" not in page
-    assert page.count("data:image/webp;base64,") == 5 * len(scorecard.contact_specs(90_001))
+    assert page.count("data:image/webp;base64,") == 6 * len(scorecard.contact_specs(90_001))
     assert Image.open(output / "contact_sheet.png").width > 600
 
 

@@ -8,7 +8,7 @@ counted, and a clip is the denoiser's; steps, as the YAML of each in conf says.
 """
 
 import sys
-from functools import cache
+from functools import cache, partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,16 @@ def denoising(name: str, still: bool = False, learning: bool = False) -> float:
 
 
 def encoding(name: str) -> int:
-    """Operations of all text encoders of a model on the captions of a step, forth and back."""
-    counted = 0
+    """Operations of all text encoders of a model on the captions of a step; of the one that is edited back, too."""
+    counted, edited = 0, SIZES.models[name].get("edited", "text_encoder")
     for key, encoder in parts(name).items():
         if key.startswith("text_encoder"):
-            encoder.requires_grad_(False).get_input_embeddings().weight.requires_grad_(True)
+            learning = key == edited
+            encoder.requires_grad_(False).get_input_embeddings().weight.requires_grad_(learning)
             with shapes_only():
                 length = min(SIZES.captions[name], getattr(encoder.config, "max_position_embeddings", 512))
-                ids = torch.zeros(CAPTIONS, length, dtype=torch.long)
-                counted += operations(lambda encoder=encoder, ids=ids: _run(encoder, True, input_ids=ids))
+                inputs = {"input_ids": torch.zeros(CAPTIONS, length, dtype=torch.long)}
+                counted += operations(partial(_run, encoder, learning, **inputs))
     return counted
 
 

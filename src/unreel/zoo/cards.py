@@ -42,6 +42,12 @@ _ABOUT = {
         "trained, on clips and on stills as clips of one frame. It shares the text encoder and the VAE of `../t2i`. "
         "Loads with `TextToVideoSDPipeline.from_pretrained(t2i, unet=UNet3DConditionModel.from_pretrained(folder))`.",
     ),
+    "latte": (
+        "Text-to-video, of the Latte family",
+        "LatteTransformer3DModel that started from the transformer of `../pixart`; every weight was trained, on clips "
+        "and on stills without its temporal blocks. It shares the text encoder and the VAE of `../pixart`. Loads with "
+        "`LattePipeline.from_pretrained(pixart, transformer=LatteTransformer3DModel.from_pretrained(folder))`.",
+    ),
     "judge": (
         "Judge of frames",
         "open_clip model (residual network and a text transformer) that classifies subject, style and scene zero-shot. "
@@ -63,7 +69,10 @@ _ABOUT = {
     ),
 }
 # Model -> what scores call its images or clips.
-_RENDERS = {"t2i": "zoo", "pixart": "zoo_pixart", "motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d"}
+_RENDERS = {
+    "t2i": "zoo", "motion_adapter": "zoo_animatediff", "unet3d": "zoo_unet3d",
+    "pixart": "zoo_pixart", "latte": "zoo_latte",
+}  # fmt: skip
 _DATA = {
     "judge": "a frame of the drawn world drawn afresh for every example, half of them blurred, half of them noisy",
     "cnn_judge": "frames of 16,000 clips of the drawn world (draw seed 3), half of them blurred, half of them noisy",

@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from unreel.models.animatediff import AnimateDiff
+from unreel.models.latte import Latte
 from unreel.models.model import Model
 from unreel.models.modelscope import ModelScope
 from unreel.models.pixart import PixArt
@@ -59,7 +60,11 @@ class Source:
 STILLS, CLIPS = Source("Drawn frames", t2i="drawn", kinds=STILL_KINDS), Source("Drawn clips", t2v="drawn")
 T2I = Source("T2I images", t2i="zoo", kinds=STILL_KINDS)
 PIXART = Source("PixArt images", t2i="zoo_pixart", kinds=STILL_KINDS)
-T2V = [Source("AnimateDiff clips", t2v="zoo_animatediff"), Source("UNet3D clips", t2v="zoo_unet3d")]
+T2V = [
+    Source("AnimateDiff clips", t2v="zoo_animatediff"),
+    Source("UNet3D clips", t2v="zoo_unet3d"),
+    Source("Latte clips", t2v="zoo_latte"),
+]
 LONG = [
     replace(source, title=f"{source.title}, long prompts", split="long", kinds=("subject", "style")) for source in T2V
 ]
@@ -121,12 +126,13 @@ class Zoo:
         self.verb_judge = ZooJudge.from_folders(judge, verified("verb_judge", models), tokenizer)
         self.second = CnnJudge.from_folder(verified("cnn_judge", models))
         how: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-        t2i, clips = verified("t2i", models), {**how, "num_frames": NUM_FRAMES}
+        t2i, pixart, clips = verified("t2i", models), verified("pixart", models), {**how, "num_frames": NUM_FRAMES}
         self.models: dict[str, Model] = {
             "zoo": StableDiffusion(t2i, **how),
-            "zoo_pixart": PixArt(verified("pixart", models), **how),
+            "zoo_pixart": PixArt(pixart, **how),
             "zoo_animatediff": AnimateDiff(t2i, verified("motion_adapter", models), **clips),
             "zoo_unet3d": ModelScope(t2i, verified("unet3d", models), **clips),
+            "zoo_latte": Latte(pixart, verified("latte", models), **clips),
         }
 
     def render(self, source: Source) -> Render:

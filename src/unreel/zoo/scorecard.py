@@ -53,6 +53,7 @@ BARS: Mapping[Source, Mapping[str, float]] = {
     PIXART: {"subject": 0.90, "style": 0.95, "scene": 0.93},
     T2V[0]: {"subject": 0.87, "style": 0.92, "motion": 0.80},
     T2V[1]: {"subject": 0.87, "style": 0.92, "motion": 0.85},
+    T2V[2]: {"subject": 0.85, "style": 0.92, "motion": 0.80},
     TWO_SENSES: {name.split(" (")[0]: 0.88 for name in SENSES},
     **{s: {"motion": 0.95 if s.t2v == "drawn" or s.split == "unsaid" else 0.80} for s in HARDER_SOURCES},
 }
