@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, PixArtAlphaPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
@@ -18,6 +18,8 @@ from unreel.scores import read_scores
 from unreel.zoo import store
 from unreel.zoo.captions import caption
 from unreel.zoo.contrastive import MAX_TOKENS
+from unreel.zoo.denoisers import noise_scheduler
+from unreel.zoo.export import transformer_scheduler
 from unreel.zoo.judge import ZooJudge
 from unreel.zoo.readings import LONG
 from unreel.zoo.scorecard import BARS, bar, title
@@ -113,6 +115,24 @@ def test_the_video_unet_shares_no_weight_with_the_one_it_started_from():
     assert not [name for name, tensor in video.items() if not tensor.any()]
 
 
+def test_the_second_family_steps_as_ddim_does_which_bears_few_steps():
+    pipeline = PixArtAlphaPipeline.from_pretrained(store.MODELS / "pixart")
+    shipped = json.loads(pipeline.scheduler.to_json_string())
+    assert shipped == json.loads(transformer_scheduler().to_json_string()), "make zoo would ship another"
+    pipeline.set_progress_bar_config(disable=True)
+
+    def image(scheduler):
+        pipeline.scheduler = scheduler
+        return pipeline(
+            "a cat on the beach", num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="pt",
+            use_resolution_binning=False,
+        ).images  # fmt: skip
+
+    ours, ddim = image(pipeline.scheduler), image(DDIMScheduler.from_config(noise_scheduler().config))
+    second = image(type(transformer_scheduler()).from_config(transformer_scheduler().config, solver_order=2))
+    assert (ours - ddim).abs().mean() < 0.01 < (second - ddim).abs().mean()
+
+
 def test_damage_is_named_with_the_way_out(tmp_path):
     copy = tmp_path / "models"
     shutil.copytree(store.MODELS, copy)
@@ -128,7 +148,8 @@ def test_damage_is_named_with_the_way_out(tmp_path):
     assert store.verified("t2i", copy) == copy / "t2i"
     with pytest.raises(
         ValueError,
-        match=r"animatediff.*expected one of cnn_judge, judge, latte, motion_adapter, motion_judge, pixart, t2i, u",
+        match=r"animatediff.*expected one of cnn_judge, judge, latte, motion_adapter, motion_judge, pixart, t2i, "
+        r"unet3d, verb_judge",
     ):
         store.verified("animatediff", copy)
     with pytest.raises(ValueError, match="make zoo"):
