@@ -15,6 +15,8 @@ from unreel.methods.slots import added
 from unreel.models.model import Conditioning
 from unreel.models.stable_diffusion import StableDiffusion
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def parts(tmp_path):
@@ -45,16 +47,16 @@ def test_a_vector_enters_at_all_places_but_the_first():
 
 
 def test_adversaries_go_on_by_adam_and_begin_anew_each_at_its_time():
-    towards, adversary = torch.ones(2, 4), Vectors(0.1, 10**9, 0)
+    towards, adversary = torch.ones(2, 4), Vectors(0.1, 10**9, 0, CPU)
     begun = torch.stack(adversary.current(towards, 0)).detach().clone()
     adversary.move([torch.ones(4), -torch.ones(4)])
     wanted = begun + torch.tensor([[-0.1], [0.1]])
     assert torch.allclose(torch.stack(adversary.current(towards, 1)), wanted, atol=1e-5), "Adam's first step"
-    short = Vectors(0.1, 2, 0)
+    short = Vectors(0.1, 2, 0, CPU)
     seen = [torch.stack(short.current(towards, number)).detach().clone() for number in range(12)]
     anew = [[not torch.equal(a[row], b[row]) for a, b in itertools.pairwise(seen)] for row in range(2)]
     assert all(any(row) and not all(row) for row in anew) and anew[0] != anew[1]
-    again = Vectors(0.1, 2, 0)
+    again = Vectors(0.1, 2, 0, CPU)
     assert all(torch.equal(torch.stack(again.current(towards, n)), each) for n, each in enumerate(seen))
 
 
@@ -85,3 +87,12 @@ def test_its_steps_bring_the_concepts_captions_to_the_anchors_answer(parts):
     as_it_was = float(replace(method, named=1.0).loss(step)["match"])
     with edit.applied(model):
         assert float(replace(method, named=1.0).loss(step)["match"]) < 0.7 * as_it_was
+
+
+def test_vectors_from_a_checkpoint_go_where_the_model_is():
+    """Lightning loads checkpoints to the CPU."""
+    adversary = Vectors(0.1, 10**9, 0, CPU)
+    adversary.current(torch.ones(2, 4), 0)
+    elsewhere = Vectors(0.1, 10**9, 0, torch.device("meta"))
+    elsewhere.load_state_dict(adversary.state_dict())
+    assert {free.device.type for free in elsewhere.free} == {"meta"} and adversary.free[0].device == CPU

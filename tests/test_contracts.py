@@ -79,10 +79,10 @@ def shrunk(method: Method) -> Method:
     return replace(method, **{key: value for key, value in few.items() if hasattr(method, key)})
 
 
-def trainer(steps, callbacks):
+def trainer(steps, callbacks, accelerator="cpu"):
     return pl.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=callbacks,
+        max_steps=steps, accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
     )  # fmt: skip
 
 

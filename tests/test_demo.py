@@ -229,7 +229,7 @@ def server(needs_gradio, runs, tmp_path_factory):
     with socket.create_server((demo.HOST, 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "unreel.demo", f"runs={runs}", f"port={port}", RECIPIENTS, "threads=1"]
-    command += ["t2v.zoo_animatediff.num_inference_steps=4"]
+    command += ["t2v.zoo_animatediff.num_inference_steps=4", "device=cpu"]
     temporary = tmp_path_factory.mktemp("temporary")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,

@@ -55,6 +55,8 @@ def cost_of(method_name: str) -> str:
     if "shots" in method.needs:
         shots.make(donor)  # all methods that need them need the same ones
     donor.render(prompts[:1], [0])
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
     loaded, started = peak_mb(device), time.perf_counter()
     edit = method.erase(donor, Task(captions, list(config.parameters.roles), config.seed, shots, trainer))
     seconds, mb = time.perf_counter() - started, peak_mb(device) - loaded

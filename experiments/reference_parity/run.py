@@ -7,6 +7,7 @@ Continues where it was stopped: an edit that is there is not made again, nor is 
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,14 @@ def main() -> None:
                     edit.parent.mkdir(parents=True, exist_ok=True)
                     command = [sys.executable, str(Path(__file__).with_name("side.py")), who, concept, str(seed),
                                str(images), str(edit), "--repository", str(repository)]  # fmt: skip
-                    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+                    said = subprocess.run(
+                        command,
+                        check=True,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        cwd=ROOT,
+                        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+                    ).stdout  # both on the CPU
                     cost.write_text(said.splitlines()[-1])
                 own.append(json.loads(cost.read_text()))
     edits = ",".join(str(path) for path in sorted((work / "edits").glob("*.safetensors")))

@@ -123,7 +123,7 @@ def check_processes(config: DictConfig, method: Method, concepts: int, device: s
 def check_trainer(config: DictConfig) -> None:
     """ValueError for settings that Lightning's Trainer does not take, before anything is rendered."""
     try:
-        built(config.trainer, max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+        built(config.trainer, max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     except (InstantiationException, MisconfigurationException) as error:
         said = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"trainer: {said}: expected the arguments of Lightning's Trainer") from None
@@ -140,7 +140,6 @@ def recipients_of(config: DictConfig, device: str) -> list[Model]:
             raise ValueError(
                 f"t2v: found the name {name!r:.80}: expected 1 to 60 letters, digits, '_', '-' and '.', once each"
             )
-    device = device if is_first_process() else "cpu"  # which is all that renders
     return [built(entry, device=device) for entry in chosen.values()]
 
 

@@ -57,7 +57,7 @@ class Edit:
             changed |= {
                 f"{key}/{plain_name(name)}": p.detach().cpu().clone()
                 for name, p in after[key].named_parameters()
-                if not torch.equal(p, old[name])
+                if not torch.equal(p, old[name].to(p.device))
             }
         return cls(changed, hashes_of(before, names), method)
 

@@ -138,6 +138,7 @@ class Renderer:
             weights={key: parameter_hashes(module) for key, module in model.components.items()}, schedule=schedule,
             content=model.content, edit=edit.hash if edit else "", libraries=library_versions(),
             code=code_hash([model]), bfloat16=computes_bfloat16(model.device),
+            gpu=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "",
             dtypes={key: str(next(module.parameters()).dtype) for key, module in model.components.items()},
         )  # fmt: skip
 

@@ -232,13 +232,14 @@ class Run:
             "hydra-core",
             "open-clip-torch",
         )
+        on_gpu = torch.cuda.is_available() and self.config.get("device") != "cpu"
         return {
             "run": self.folder.name,
             "command": _command()[:MOST_TEXT],
             "commit": _commit(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in packages},
-            "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
+            "hardware": torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPUs",
             "seed": self.config.seed,
         }
 

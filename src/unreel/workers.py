@@ -111,8 +111,11 @@ def rendered(order: Order, state: str, cache: Path, batch: Batch) -> float:
 
 def _device_of(order: Order) -> str:
     """The device of this worker: of several GPUs that it sees one of its own, as long as there are enough."""
-    count = torch.cuda.device_count() if order.device.startswith("cuda") else 0
-    return f"cuda:{claimed(order.folder, order.processes) % count}" if count else "cpu"
+    if not order.device.startswith("cuda"):
+        return "cpu"
+    if not (count := torch.cuda.device_count()):
+        raise ValueError(f"workers: found no GPU on {os.uname().nodename}: expected one, as here, or device=cpu")
+    return f"cuda:{claimed(order.folder, order.processes) % count}"
 
 
 def claimed(folder: Path, count: int) -> int:

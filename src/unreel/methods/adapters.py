@@ -76,13 +76,14 @@ class Adapters(nn.ModuleDict):
         def behind(key: str, adapter: nn.Module) -> Callable[..., Any]:
             def hook(_layer: nn.Module, _args: Any, output: Any) -> Any:
                 hidden = output[0] if isinstance(output, tuple) else output
-                added = weight * adapter.to(hidden.device)(hidden)
+                added = weight * adapter.to(hidden.device)(hidden)  # where weights come and go
                 if heard is not None:
                     heard(key, added)
                 return (hidden + added, *output[1:]) if isinstance(output, tuple) else hidden + added
 
             return hook
 
+        self.to(next(denoiser.parameters()).device)  # not while it renders: inference's weights cannot be trained
         with ExitStack() as stack:
             for key, adapter in self.items() if weight else ():
                 layer = denoiser.get_submodule(key.replace("/", "."))

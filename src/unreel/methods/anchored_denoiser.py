@@ -63,10 +63,11 @@ class Vectors:
         step_size: of Adam.
         life: steps that one lasts, on average.
         seed: of where they begin, and when.
+        device: where they are, also when they come from a checkpoint.
     """
 
-    def __init__(self, step_size: float, life: int, seed: int) -> None:
-        self.step_size, self.life, self.seed = step_size, life, seed
+    def __init__(self, step_size: float, life: int, seed: int, device: torch.device) -> None:
+        self.step_size, self.life, self.seed, self.device = step_size, life, seed, device
         self.free: list[Tensor] = []
         self.optimizers: list[torch.optim.Adam] = []
 
@@ -95,7 +96,7 @@ class Vectors:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
-        self.free = [free.clone().requires_grad_(True) for free in state["free"]]
+        self.free = [free.to(self.device, copy=True).requires_grad_(True) for free in state["free"]]
         self.optimizers = [torch.optim.Adam([free], lr=self.step_size) for free in self.free]
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
@@ -164,7 +165,7 @@ class AnchoredDenoiser(GradientMethod):
         return Prepared(
             _pictures(reference, shown, said, anchors, task.seed),
             _pictures(reference, kept, kept, kept, task.seed + 1),
-            Vectors(self.adversary_step, self.life, task.seed),
+            Vectors(self.adversary_step, self.life, task.seed, reference.device),
         )
 
     def loss(self, step: Step) -> dict[str, Tensor]:

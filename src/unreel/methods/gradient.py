@@ -110,7 +110,10 @@ class GradientMethod(Method):
         trainer = task.trainer(module.batches.steps, [LookAtDonor()])
         data = DataLoader(TensorDataset(torch.arange(module.batches.steps)), batch_size=None)  # a clock
         try:
-            trainer.fit(module, data, ckpt_path=task.checkpoint, weights_only=True)
+            try:
+                trainer.fit(module, data, ckpt_path=task.checkpoint, weights_only=True)
+            finally:
+                module.to(model.device)  # Lightning leaves on the CPU what it has trained
             module.finish()
             edit = module.edit()
             return replace(edit, provenance={"facts": module.facts(edit)})

@@ -138,13 +138,17 @@ class Method(ABC):
                 )
 
     def check_dtypes(self, model: Model, low_rank: bool = False) -> None:
-        """ValueError for a model whose weights are held too coarsely to be edited.
+        """ValueError for a model whose weights are held too coarsely to be edited, or come and go.
 
         Args:
             model: that the edit is made on.
             low_rank: whether factors are trained beside the weights, which may be in bfloat16 then.
         """
         held = [torch.float32, torch.float16, *([torch.bfloat16] if low_rank else [])]
+        if "denoiser" in self.edits and getattr(model, "group_offload", False):
+            raise ValueError(
+                f"method {self.name} edits the denoiser of {model.name}, found with group_offload=true: expected false"
+            )
         for key in self.edits:
             found = next(model.components[key].parameters()).dtype
             if found not in held:

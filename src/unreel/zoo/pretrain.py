@@ -28,7 +28,7 @@ from unreel.zoo.diffusion_transformers import (
 from unreel.zoo.drawings import Drawings
 from unreel.zoo.export import EXPORTS, export_models, save_judge
 from unreel.zoo.judge_training import ContrastiveJudge, FrameClassification, MotionClassification
-from unreel.zoo.pretraining import Stage, fit
+from unreel.zoo.pretraining import Stage, device_of, fit
 from unreel.zoo.t5_text import ContrastiveT5, train_t5_tokenizer
 
 
@@ -60,8 +60,7 @@ def _tokenizer(cfg: DictConfig) -> CLIPTokenizer:
 
 
 def _device(cfg: DictConfig) -> torch.device:
-    use_cuda = cfg.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
+    return device_of(cfg.accelerator)
 
 
 def _captions(cfg: DictConfig, count: int) -> list[str]:

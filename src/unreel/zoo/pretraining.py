@@ -58,6 +58,12 @@ class Stage(pl.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def device_of(accelerator: str) -> torch.device:
+    """Where Lightning trains with "cpu", "gpu", "cuda" or "auto"."""
+    use_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
 def fit(
     stage: Stage,
     folder: Path,
@@ -117,7 +123,7 @@ def fit(
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=20,
         callbacks=[
-            EMAWeightAveraging(decay=ema_decay),
+            EMAWeightAveraging(device_of(accelerator), decay=ema_decay),
             ModelCheckpoint(
                 folder,
                 save_last=True,
