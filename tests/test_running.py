@@ -1,6 +1,7 @@
 """How a pipeline runs: what saves memory or steps changes what it costs, and nothing else."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import test_models
 from conftest import configured, opened
 from test_safree import FORGET, RETAIN, make_edit, planted
-from unreel import training
+from unreel import assembly, training
 from unreel.cache import TensorCache
 from unreel.declarations import arguments_of
 from unreel.edits import Edit, hashes_of
@@ -207,6 +208,23 @@ def test_a_method_that_edits_a_denoiser_refuses_one_in_bfloat16(folder):
         opened(configured("train", ["concept=cat", "method=uce"])).method.check_dtypes(model)
 
 
+def test_a_denoiser_whose_weights_come_and_go_is_not_edited(folder):
+    model = StableDiffusion(folder, group_offload=True, name="offloaded")
+    with pytest.raises(ValueError, match=r"denoiser of offloaded, found with group_offload=true: expected false"):
+        opened(configured("train", ["concept=cat", "method=uce"])).method.check_dtypes(model)
+
+
+def test_a_model_around_a_pipeline_is_where_the_pipeline_is(folder):
+    pipeline = StableDiffusion(folder).pipeline
+    assert StableDiffusion.of(pipeline).device.type == "cpu"
+    assert StableDiffusion.of(pipeline.to("meta")).device.type == "meta"
+
+
+def test_a_trainer_of_several_gpus_passes_its_check():
+    """Which is made without any GPU."""
+    assembly.check_trainer(configured("train", ["concept=cat", "trainer=ddp"]))
+
+
 def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folder, tmp_path):
     copied = tmp_path / "eight_bit"
     (copied / "text_encoder").mkdir(parents=True)
@@ -225,21 +243,16 @@ def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folde
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Which models are in memory, and how many were at once, at most."""
-    held, most = set(), [0]
-    prepared, release = PipelineModel._prepared, PipelineModel.release
+    """The denoisers that are in memory, and how many were at once, at most: of every model one."""
+    held, most = weakref.WeakSet(), [0]
+    prepared = PipelineModel._prepared
 
     def counting(self, pipeline):
-        held.add(id(self))
+        held.add(getattr(pipeline, self.denoiser))
         most[0] = max(most[0], len(held))
         return prepared(self, pipeline)
 
-    def leaving(self):
-        held.discard(id(self))
-        release(self)
-
     monkeypatch.setattr(PipelineModel, "_prepared", counting)
-    monkeypatch.setattr(PipelineModel, "release", leaving)
     return held, most
 
 

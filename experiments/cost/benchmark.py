@@ -2,11 +2,12 @@
 
 python experiments/cost/benchmark.py sd15          # a YAML of experiments/cost/models, random weights, no download
 
-Every row is a process of its own, so that its peak is its own: on a GPU what torch allocated at most, on a CPU what the
-process held at most. Rows of savings include those above them.
+Every row's peak is its own: on a GPU what torch allocated at most since the row before, on a CPU what a process of its
+own held at most. Rows of savings include those above them.
 """
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -145,13 +146,25 @@ def measured_clip(name: str, dtype: str) -> dict[str, float]:
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = built_model(name, dtype, vae_slicing=True)
+    if DEVICE == "cuda":
+        model.render(["a cat on the beach"], [0])  # kernels are chosen at the first call
     seconds = timed(lambda: model.render(["a cat on the beach"], [0]), 1)
     return {"seconds": seconds, "bytes": peak_bytes(), "flops": flops}
 
 
-def in_a_process(*arguments: str) -> dict[str, float]:
-    """What `measured` or `measured_clip` gave in a process of its own; {} where it had no memory left."""
-    command = [sys.executable, __file__, *arguments]
+def row_of(name: str, row: str, steps: int) -> dict[str, float]:
+    """What `measured` or `measured_clip` gives."""
+    return measured_clip(name, row[5:]) if row.startswith("clip ") else measured(name, row, steps)
+
+
+def alone(name: str, row: str, steps: int) -> dict[str, float]:
+    """`row_of` with a peak of its own, on a CPU in a process of its own; {} where that had no memory left."""
+    if DEVICE == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return row_of(name, row, steps)
+    command = [sys.executable, __file__, name, "--steps", str(steps), "--row", row]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         print(ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else f"ended with {ended.returncode}")
@@ -167,9 +180,7 @@ def main() -> None:
     parser.add_argument("--row", help="this one alone, as JSON")
     given = parser.parse_args()
     if given.row:
-        clip = given.row.startswith("clip ")
-        found = measured_clip(given.model, given.row[5:]) if clip else measured(given.model, given.row, given.steps)
-        print(json.dumps(found))
+        print(json.dumps(row_of(given.model, given.row, given.steps)))
         return
 
     rates = {dtype: matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
@@ -180,13 +191,13 @@ def main() -> None:
     rows = rows if given.model == "animatediff" else [*ROWS, *rows]
     first: dict[str, float] = {}
     for row in rows:
-        found = in_a_process(given.model, "--steps", str(given.steps), "--row", row)
+        found = alone(given.model, row, given.steps)
         if not found:
             continue
         first = found if row.startswith("clip float32") or not first else first
         half = row == rows[-1] or "common" in ROWS.get(row, {})  # the denoiser, which does most of the work
         table.add_row(
-            row, f"{found['seconds']:.1f}", f"{found['seconds'] / first['seconds']:.2f}", f"{found['bytes'] / 1e9:.1f}",
+            row, f"{found['seconds']:.3g}", f"{found['seconds'] / first['seconds']:.2f}", f"{found['bytes'] / 1e9:.1f}",
             f"{found['bytes'] / first['bytes']:.2f}", f"{found['flops'] / 1e12:.1f}",
             f"{found['flops'] / found['seconds'] / rates['bfloat16' if half else 'float32']:.0%}",
         )  # fmt: skip

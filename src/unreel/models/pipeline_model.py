@@ -5,6 +5,7 @@ encoder is read to the end by a UNet: what else it encodes, what its denoiser is
 """
 
 import copy
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,15 +54,13 @@ class PipelineModel(Model):
         shared_encoder: the pipeline's name for the text encoder that other families hold too, `text_encoder` of
             `components`; the pipeline's own `text_encoder` takes its place there.
         latent_axis: where latents of clips have their frames, 2; None of images.
-        steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver takes their
-            place.
+        steps_flows: whether the pipeline itself steps schedulers of flow matching; elsewhere DPM-Solver does.
         temporal: whether the VAE reads clips whole and compresses their frames too; `options` have height and width.
         grid: of such a family: frames are one more than a multiple of the first, height and width one of the second.
         kind: the pipeline's class.
         asked: options that the pipeline's `encode_prompt` is called with; None where one CLIP text encoder is read,
             whose last state after its norm is all.
-        encoded: what `encode_prompt` of the pipeline returns: name in the conditioning -> place. Names are those that
-            `attended` and `predict` of the family read.
+        encoded: what the pipeline's `encode_prompt` returns: name that `attended` and `predict` read it by -> place.
         projections: what stands between the embeddings and the cross-attention, in order: names in the denoiser.
         consulted: parts of which the pipeline asks something when it is made, and cannot be made without.
         held: what the pipeline is told when it is loaded, in place of `options`; part of the content too.
@@ -113,8 +112,8 @@ class PipelineModel(Model):
     @classmethod
     def of(cls, pipeline: DiffusionPipeline, **settings: Any) -> Self:
         """A model around a pipeline that is there already; `settings` as for the class, without any folder."""
-        model = cls(folder=_IN_MEMORY, **settings)  # type: ignore[call-arg]
-        model._pipeline = model._prepared(pipeline)
+        model = cls(folder=_IN_MEMORY, **{"device": str(pipeline.device)} | settings)  # type: ignore[call-arg]
+        model._pipeline = placed(model._prepared(pipeline), model._device, model.group_offload)
         return model
 
     def _load(self) -> Any:
@@ -139,6 +138,7 @@ class PipelineModel(Model):
     def release(self) -> None:
         if self.sources:  # what was never loaded from anywhere cannot be loaded again
             self._pipeline = None
+            gc.collect()  # what was trained, and with it the pipeline, is held by Lightning's circles of references
 
     @property
     def components(self) -> Mapping[str, Any]:
