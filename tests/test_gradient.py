@@ -224,7 +224,8 @@ def test_more_concepts_than_a_batch_holds_get_more_steps_and_more_looks(tmp_path
     task = task_of(tmp_path, model)
     three = replace(task, captions=[task.captions[0]] * 3, shots=None)
     module = ErasureModule(replace(guarded, ascent="none"), model, three)
-    assert module.batches.steps == 8 and module.rails.patience == 2 * GUARD.patience
+    assert module.batches.steps == 8
+    assert module.rails.patience == 3 * GUARD.patience, "each concept has a third of a step's captions"
 
 
 def test_of_states_without_the_concept_the_nearest_to_the_anchor_and_the_retained_captions_is_kept(

@@ -138,8 +138,9 @@ def lines_or_bars(scores: Sequence[Score], differ: Mapping[tuple[str, str], str]
             axis.set_xlim(0, 1.15)
     if not numeric:
         axes[0].invert_yaxis()
-    if len(series) > 1:
-        axes[-1].legend(frameon=False, fontsize=8)
+    if len(series) > 1:  # above the panels, where it hides no bar
+        shown = axes[-1].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

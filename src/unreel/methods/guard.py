@@ -36,8 +36,8 @@ class Guard:
         max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
         gone_below: share of the concept's evidence that counts as gone, at most 1; below 0 nothing ever does.
-        patience: looks at which it is gone, one after the other, before the training stops early; of more concepts than
-            fit into a batch as many times more as a round through them takes.
+        patience: looks at which it is gone, one after the other, before the training stops early; of several concepts
+            as many times more, as each has that share of a step's captions.
         probes: shots of each concept per look.
     """
 
@@ -75,7 +75,7 @@ class GuardRails:
 
     def __init__(self, guard: Guard, model: Model, reference: Model, batches: Batches) -> None:
         self.guard, self.model, self.reference, self.batches = guard, model, reference, batches
-        self.patience = guard.patience * batches.sizes.rounds(len(batches.captions))
+        self.patience = guard.patience * len(batches.captions)
         self.best: State = {}
         self.best_score, self.best_step, self.gone = [math.inf], 0, 0
 
