@@ -30,6 +30,7 @@ def test_a_method_erases_on_a_gpu_and_leaves_the_model_there_as_it_was(path, tmp
     assert {p.device.type for module in model.components.values() for p in module.parameters()} == {"cuda"}
     assert {key: parameter_hashes(module) for key, module in model.components.items()} == before
     assert all(tensor.isfinite().all() and tensor.device.type == "cpu" for tensor in edit.tensors.values())
-    clips = model.render(["a drum"], [0])
+    clips, again = (model.render(["a drum"], [0]) for _ in range(2))
     with edit.applied(model):
-        assert not torch.equal(model.render(["a drum"], [0]), clips) or not edit.tensors
+        changed = (model.render(["a drum"], [0]) - clips).abs().max()
+    assert changed > (again - clips).abs().max() or not edit.tensors

@@ -21,6 +21,7 @@ from unreel.models.stable_diffusion import StableDiffusion
 from unreel.models.text2video_zero import Text2VideoZero
 from unreel.records import Prompt
 from unreel.rendering import Renderer
+from unreel.runs import Run
 from unreel.scores import read_scores
 from unreel.sharing import plan
 
@@ -221,8 +222,19 @@ def test_a_model_around_a_pipeline_is_where_the_pipeline_is(folder):
 
 
 def test_a_trainer_of_several_gpus_passes_its_check():
-    """Which is made without any GPU."""
+    """The check makes one for a CPU, which no devices=-1 suits."""
     assembly.check_trainer(configured("train", ["concept=cat", "trainer=ddp"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [([], True), (["device=cpu"], False), (["trainer.accelerator=cpu"], False)], ids=str
+)
+def test_a_run_says_what_computed_it(options, named, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    options = [option if option.startswith("device") else f"+{option}" for option in options]
+    run = Run(configured("train", ["concept=cat", f"output={tmp_path / 'run'}", *options]), [], [], None)
+    assert (run.provenance["hardware"] == "a GPU") == named
 
 
 def test_a_quantised_text_encoder_is_refused_before_it_is_loaded_and_after(folder, tmp_path):

@@ -1,6 +1,7 @@
 """Workers render what one process would, under the same keys; whatever becomes of them, a run ends with one line."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from unreel.door import built
 from unreel.edits import Edit
 from unreel.records import Prompt
 from unreel.rendering import Renderer
-from unreel.workers import _CLAIMED, PooledRenderer, Workers, claimed
+from unreel.workers import _CLAIMED, Order, PooledRenderer, Workers, _device_of, claimed
 
 PROMPTS = [Prompt(text, "forget", ()) for text in ("a drum", "a cat", "a drum at night", "a drum", "a dog")]
 SEEDS = [1, 2, 3, 1, 5]
@@ -174,3 +175,11 @@ def test_a_run_is_the_same_however_many_workers_render_it(tmp_path):
         for n in (1, 2, 8)
     }
     assert len(folders) == 1
+
+
+def test_a_worker_that_sees_no_gpu_renders_nothing_on_the_cpu_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    order = Order({}, "cuda:0", None, 1, None, tmp_path, tmp_path, None)
+    with pytest.raises(ValueError, match=r"found no GPU on .*: expected one, as the run has, or device=cpu"):
+        _device_of(order)
+    assert _device_of(replace(order, device="cpu")) == "cpu"

@@ -158,12 +158,16 @@ def row_of(name: str, row: str, steps: int) -> dict[str, float]:
 
 
 def alone(name: str, row: str, steps: int) -> dict[str, float]:
-    """`row_of` with a peak of its own, on a CPU in a process of its own; {} where that had no memory left."""
+    """`row_of` with a peak of its own, on a CPU in a process of its own; {} where no memory was left."""
     if DEVICE == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        return row_of(name, row, steps)
+        try:
+            return row_of(name, row, steps)
+        except torch.cuda.OutOfMemoryError as error:
+            print(str(error).splitlines()[0])
+            return {}
     command = [sys.executable, __file__, name, "--steps", str(steps), "--row", row]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:

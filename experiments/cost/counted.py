@@ -72,8 +72,8 @@ def built_model(name: str, dtype: str = "float32", denoiser_dtype: str | None = 
             parts[key] = hydra.utils.instantiate(part, _convert_="all")
     tokenizer = hydra.utils.get_method(config.tokenizer)() if "tokenizer" in config else clip_tokenizer()
     pipeline: DiffusionPipeline = hydra.utils.get_class(config.pipeline)(**parts, tokenizer=tokenizer, **config.others)
-    family, device = hydra.utils.get_class(config.family), str(pipeline.device)
-    return family.of(pipeline, name=name, denoiser_dtype=denoiser_dtype, device=device, **config.options, **common)
+    family = hydra.utils.get_class(config.family)
+    return family.of(pipeline, name=name, denoiser_dtype=denoiser_dtype, **config.options, **common)
 
 
 def _fused(

@@ -1,6 +1,6 @@
 """A whole run on a GPU of 8 GB at real shapes: the README's command, on random weights in folders of the hub's layout.
 
-python experiments/cost/whole.py FOLDER [overrides]    # FOLDER: of the models, 6 GB, made once; then as train.py
+python experiments/cost/whole.py FOLDER [overrides]    # FOLDER: of the models, 5 GB, made once; then as train.py
 
 torch may allocate 7.5 GB of the GPU, which leaves half a GB of eight to its context; a run that asks for more ends.
 What is rendered is noise, and so is what the judge says of it.
@@ -42,6 +42,8 @@ def write_models(folder: Path) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("found no folder: expected one for the models, as python experiments/cost/whole.py /tmp/models")
     folder = Path(sys.argv[1])
     write_models(folder)
     if torch.cuda.is_available():

@@ -64,7 +64,7 @@ def main() -> None:
                         text=True,
                         cwd=ROOT,
                         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-                    ).stdout  # both on the CPU
+                    ).stdout  # theirs would take a GPU, where ours is not
                     cost.write_text(said.splitlines()[-1])
                 own.append(json.loads(cost.read_text()))
     edits = ",".join(str(path) for path in sorted((work / "edits").glob("*.safetensors")))

@@ -57,7 +57,7 @@ class Edit:
             changed |= {
                 f"{key}/{plain_name(name)}": p.detach().cpu().clone()
                 for name, p in after[key].named_parameters()
-                if not torch.equal(p, old[name].to(p.device))
+                if not torch.equal(p, old[name].to(p.device))  # two pipelines may be in two places
             }
         return cls(changed, hashes_of(before, names), method)
 

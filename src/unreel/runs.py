@@ -232,7 +232,8 @@ class Run:
             "hydra-core",
             "open-clip-torch",
         )
-        on_gpu = torch.cuda.is_available() and self.config.get("device") != "cpu"
+        asked = {self.config.get("device"), OmegaConf.select(self.config, "trainer.accelerator")}
+        on_gpu = torch.cuda.is_available() and "cpu" not in asked
         return {
             "run": self.folder.name,
             "command": _command()[:MOST_TEXT],

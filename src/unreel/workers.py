@@ -110,11 +110,14 @@ def rendered(order: Order, state: str, cache: Path, batch: Batch) -> float:
 
 
 def _device_of(order: Order) -> str:
-    """The device of this worker: of several GPUs that it sees one of its own, as long as there are enough."""
+    """The device of this worker: of several GPUs that it sees one of its own, as long as there are enough.
+
+    ValueError where a GPU is ordered and this machine has none.
+    """
     if not order.device.startswith("cuda"):
         return "cpu"
     if not (count := torch.cuda.device_count()):
-        raise ValueError(f"workers: found no GPU on {os.uname().nodename}: expected one, as here, or device=cpu")
+        raise ValueError(f"workers: found no GPU on {os.uname().nodename}: expected one, as the run has, or device=cpu")
     return f"cuda:{claimed(order.folder, order.processes) % count}"
 
 

@@ -36,8 +36,8 @@ class Guard:
         max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
         gone_below: share of the concept's evidence that counts as gone, at most 1; below 0 nothing ever does.
-        patience: looks at which it is gone, one after the other, before the training stops early; of several concepts
-            as many times more, as each has that share of a step's captions.
+        patience: looks at which it is gone, one after the other, before the training stops early; times
+            the number of concepts, as each has only its share of a step's captions.
         probes: shots of each concept per look.
     """
 

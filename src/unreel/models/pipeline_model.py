@@ -111,7 +111,7 @@ class PipelineModel(Model):
 
     @classmethod
     def of(cls, pipeline: DiffusionPipeline, **settings: Any) -> Self:
-        """A model around a pipeline that is there already; `settings` as for the class, without any folder."""
+        """A model around a pipeline, where that is unless a `device` is given; `settings` as for the class."""
         model = cls(folder=_IN_MEMORY, **{"device": str(pipeline.device)} | settings)  # type: ignore[call-arg]
         model._pipeline = placed(model._prepared(pipeline), model._device, model.group_offload)
         return model
