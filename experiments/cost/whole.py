@@ -18,7 +18,10 @@ from diffusers import MotionAdapter
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+from benchmark import DEVICE
 from counted import built_model
+
+from unreel.files import whole_folder
 
 ROOT, JUDGE, MOST_BYTES = Path(__file__).resolve().parents[2], "ViT-L-14", 7.5e9
 
@@ -27,18 +30,20 @@ def write_models(folder: Path) -> None:
     """Stable Diffusion 1.5, AnimateDiff's motion adapter and the judge, each unless it is there."""
     torch.manual_seed(0)
     if not (folder / "sd15").exists():
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        with torch.device(DEVICE):
             pipeline = built_model("sd15").pipeline
-        pipeline.to(torch.float16).save_pretrained(folder / "sd15")
+        with whole_folder(folder / "sd15") as aside:
+            pipeline.to(torch.float16).save_pretrained(aside)
     if not (folder / "motion_adapter").exists():
         adapter = MotionAdapter(motion_max_seq_length=32, use_motion_mid_block=True)
-        adapter.half().save_pretrained(folder / "motion_adapter")
+        with whole_folder(folder / "motion_adapter") as aside:
+            adapter.half().save_pretrained(aside)
     if not (folder / "judge").exists():
-        (folder / "judge").mkdir()
         judge, config = open_clip.create_model(JUDGE), {"model_cfg": open_clip.get_model_config(JUDGE)}
         weights = {name: value.contiguous() for name, value in judge.state_dict().items()}
-        save_file(weights, folder / "judge" / "open_clip_model.safetensors")
-        (folder / "judge" / "open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": {}}))
+        with whole_folder(folder / "judge") as aside:
+            save_file(weights, aside / "open_clip_model.safetensors")
+            (aside / "open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": {}}))
 
 
 def main() -> None:
@@ -46,7 +51,7 @@ def main() -> None:
         sys.exit("found no folder: expected one for the models, as python experiments/cost/whole.py /tmp/models")
     folder = Path(sys.argv[1])
     write_models(folder)
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -60,7 +65,7 @@ def main() -> None:
     try:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     finally:
-        if torch.cuda.is_available():
+        if DEVICE == "cuda":
             most = torch.cuda.max_memory_allocated() / 1e9
             print(f"{torch.cuda.get_device_name()}: torch allocated at most {most:.2f} GB")
 

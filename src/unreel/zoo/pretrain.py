@@ -59,10 +59,6 @@ def _tokenizer(cfg: DictConfig) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(Path(cfg.work) / "tokenizer" / "model")
 
 
-def _device(cfg: DictConfig) -> torch.device:
-    return device_of(cfg.accelerator)
-
-
 def _captions(cfg: DictConfig, count: int) -> list[str]:
     """What tokenizers learn from."""
     drawings, rng = _drawings(cfg), np.random.default_rng([cfg.seed, 3])
@@ -92,8 +88,9 @@ def latents(cfg: DictConfig) -> None:
     The VAE of an earlier generation (`init_from`) keeps its factor, which other models have learned.
     """
     folder = Path(cfg.work) / "vae" / "model"
-    model = AutoencoderKL.from_pretrained(folder).to(_device(cfg)).eval()
-    encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, _device(cfg))
+    device = device_of(cfg.accelerator)
+    model = AutoencoderKL.from_pretrained(folder).to(device).eval()
+    encoded = encode_latents(model, _drawings(cfg), cfg.latents.clips, device)
     if not cfg.init_from:
         model.register_to_config(scaling_factor=round(1 / float(encoded["latents"].float().std()), 5))
         model.save_pretrained(folder)
