@@ -45,11 +45,11 @@ def task_of(seed=0):
     return Task(captions_of(), ROLES, seed, None, trainer)
 
 
-def anchored(anchor_weight=1.0, retain_weight=3.0, guard=None, steps=30, retain=6):
+def anchored(anchor_weight=1.0, retain_weight=3.0, guard=None, steps=30, retain=6, anchor_eta=0.0):
     data = BatchSizes(steps=steps, epochs=None, batch=1, pairs=5, retain=retain)
     return Anchored(
         name="anchored", anchor_weight=anchor_weight, retain_weight=retain_weight, optimizer={"lr": 1e-3}, data=data,
-        guard=guard,
+        guard=guard, anchor_eta=anchor_eta,
     )  # fmt: skip
 
 
@@ -102,6 +102,23 @@ def test_retained_captions_stay_closer_than_without_their_term():
     assert drift[0] < 0.7 * drift[1]
 
 
+def test_with_eta_the_concept_is_read_beyond_its_anchor_away_from_what_it_was():
+    """Along the way from anchor to concept: 1 before, 0 at the anchor, below 0 beyond."""
+    model, captions = StableDiffusion.tiny(), captions_of()[0]
+    named, anchors = map(list, zip(*(captions.pair(np.random.default_rng(i)) for i in range(24)), strict=True))
+    with torch.no_grad():
+        anchor = model.encode_prompt(anchors)["prompt_embeds"]
+        way = model.encode_prompt(named)["prompt_embeds"] - anchor
+
+    def place(eta):
+        edit = anchored(retain_weight=0.0, steps=60, anchor_eta=eta).erase(model, task_of())
+        with torch.no_grad(), edit.applied(model):
+            return float(((model.encode_prompt(named)["prompt_embeds"] - anchor) * way).sum() / way.square().sum())
+
+    at, beyond = place(0.0), place(1.0)
+    assert beyond < -0.3 < at
+
+
 def test_where_the_anchor_is_the_concept_there_is_nothing_to_do():
     captions = captions_of(name=None, phrases=["a drum"], anchor="a drum")
     model, method = StableDiffusion.tiny(), anchored()
@@ -151,6 +168,7 @@ def test_a_guard_without_weights_gives_its_trust_region_and_needs_no_denoiser():
     [
         (dict(anchor_weight=0.0), "(?s)anchor_weight.*greater than 0"),
         (dict(retain_weight=-1.0), "(?s)retain_weight.*greater than or equal to 0"),
+        (dict(anchor_eta=-0.1), "(?s)anchor_eta.*greater than or equal to 0"),
         (dict(retain=0), "data.retain=0"),
         (dict(guard=replace(GUARD, anchor_weight=1.0)), "in the loss already"),
     ],

@@ -239,7 +239,7 @@ def test_of_states_without_the_concept_the_nearest_to_the_anchor_and_the_retaine
     for step, (left, drift, off) in found.items():
         monkeypatch.setattr(rails, "evidence", lambda left=left: [left])
         monkeypatch.setattr(rails, "drift", lambda drift=drift: drift)
-        monkeypatch.setattr(rails, "off_anchor", lambda off=off: off)
+        monkeypatch.setattr(rails, "off_target", lambda off=off: off)
         rails.look(step, dict, lambda state: None, {}, lambda value: value)
     assert rails.best_step == 3
 
@@ -253,8 +253,11 @@ def test_captions_are_pulled_and_held_as_recipients_read_them_too(tmp_path):
     task = replace(task_of(tmp_path, donor, roles), readings=share.readings)
     task.shots.make(donor)
     batch = Batches(donor, task.captions, task.shots, sizes(), 0).batch(0)
-    ((forget, anchors, retain, kept),) = Step(donor, donor, batch, readings=share.readings).also_read()
+    ((forget, anchors, retain, kept),) = Step(donor, donor, batch, readings=share.readings).also_read(0.0)
     with torch.no_grad():
+        ((_, beyond, _, _),) = Step(donor, donor, batch, readings=share.readings).also_read(0.5)
+        named, anchor = (recipient.encode_prompt(t)["prompt_embeds"] for t in (batch.forget, batch.anchors))
+        assert torch.allclose(beyond["prompt_embeds"], 1.5 * anchor - 0.5 * named, atol=1e-4)
         said = (batch.forget, batch.anchors, batch.retain, batch.retain)
         for found, texts in zip((forget, anchors, retain, kept), said, strict=True):
             wanted = recipient.encode_prompt(texts)["prompt_embeds"]
@@ -264,6 +267,23 @@ def test_captions_are_pulled_and_held_as_recipients_read_them_too(tmp_path):
             with method.erase(donor, told).applied(recipient):
                 off.append(float(distance(recipient.encode_prompt(batch.forget), wanted)))
     assert off[0] < off[1]
+
+
+def test_the_guards_target_is_beyond_the_anchor_by_eta_and_a_mask_stays(tmp_path):
+    said = {"prompt_embeds": torch.tensor([[[2.0]]]), "attention_mask": torch.tensor([[1]])}
+    other = {"prompt_embeds": torch.tensor([[[5.0]]]), "attention_mask": torch.tensor([[0]])}
+    moved = Conditioning(said).away_from(Conditioning(other), 0.5)
+    assert moved["prompt_embeds"].item() == 0.5 and moved["attention_mask"].item() == 1
+    model = small_model(layers=2)
+    task = task_of(tmp_path, model)
+    terms, off = [], []
+    for eta in (0.0, 0.5):
+        module = ErasureModule(few_shot(replace(GUARD, anchor_eta=eta)), model, task)
+        step = Step(model, module.reference, module.batches.batch(0), module.prepared)
+        terms.append(float(module.method.guarded_loss(step)["anchor"]))
+        off.append(module.rails.off_target())
+    # from where the training begins, at the concept, the target is 1.5 times as far, and its square 2.25 times
+    assert 1.5 < terms[1] / terms[0] < 3 and 1.5 < off[1] / off[0] < 3
 
 
 def test_an_encoder_that_reads_nothing_of_the_texts_is_left_out_of_their_distance():
@@ -280,6 +300,6 @@ def test_the_trust_region_ends_even_where_halving_leads_nowhere(tmp_path, monkey
     state, before = {"w": torch.ones(1)}, {"w": torch.zeros(1)}
     monkeypatch.setattr(rails, "drift", lambda: 1.0 if state["w"] else 0.0)
     monkeypatch.setattr(rails, "evidence", lambda: [None])
-    monkeypatch.setattr(rails, "off_anchor", lambda: 0.0)
+    monkeypatch.setattr(rails, "off_target", lambda: 0.0)
     rails.look(1, lambda: dict(state), state.update, before, lambda value: value)
     assert state["w"] == 0

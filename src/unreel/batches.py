@@ -180,19 +180,32 @@ class Step:
         """Of the retained captions, by the reference."""
         return self._frozen[1]
 
-    def also_read(self) -> Iterator[tuple[Conditioning, Conditioning, Conditioning, Conditioning]]:
-        """`forget`, `anchors`, `retain` and `kept` as recipients read them, where otherwise than the model."""
-        for reading in self.readings:
-            yield (*self._as(reading, self.batch.forget, self.batch.anchors), *self._as(reading, self.batch.retain))
+    @torch.no_grad()
+    def target(self, eta: float) -> Conditioning:
+        """What captions that name the concept are to be read as, by the reference: `anchors`, and a step beyond.
 
-    def _as(
-        self, reading: Reading, texts: list[str], wanted: list[str] | None = None
-    ) -> tuple[Conditioning, Conditioning]:
-        """What the model makes of texts under a reading, and what the reference does, of others if they are given."""
-        trained, _ = states(self.model, texts, reading)
+        Args:
+            eta: how far beyond, away from what the captions with the concept were read as.
+        """
+        return self.anchors.away_from(self.reference.encode_prompt(self.batch.forget), eta) if eta else self.anchors
+
+    def also_read(self, eta: float) -> Iterator[tuple[Conditioning, Conditioning, Conditioning, Conditioning]]:
+        """`forget`, `target(eta)`, `retain` and `kept` as recipients read them, where otherwise than the model."""
+        for reading in self.readings:
+            forget, named = self._as(reading, self.batch.forget)
+            with torch.no_grad():
+                anchors = _read(self.reference, self.batch.anchors, reading)
+            yield (forget, anchors.away_from(named, eta), *self._as(reading, self.batch.retain))
+
+    def _as(self, reading: Reading, texts: list[str]) -> tuple[Conditioning, Conditioning]:
+        """What the model makes of texts under a reading, and what the reference does."""
         with torch.no_grad():
-            frozen, _ = states(self.reference, texts if wanted is None else wanted, reading)
-        return Conditioning({"prompt_embeds": trained}), Conditioning({"prompt_embeds": frozen})
+            frozen = _read(self.reference, texts, reading)
+        return _read(self.model, texts, reading), frozen
+
+
+def _read(model: Model, texts: list[str], reading: Reading) -> Conditioning:
+    return Conditioning({"prompt_embeds": states(model, texts, reading)[0]})
 
 
 class Batches:

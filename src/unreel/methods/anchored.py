@@ -1,6 +1,6 @@
 """Anchored: the text encoder learns to read a concept's captions as it read them with the anchor in their place.
 
-    L(phi) = a D(tau_phi(y), tau_0(y_a)) + r D(tau_phi(y_r), tau_0(y_r))
+    L(phi) = a D(tau_phi(y), tau_0(y_a) - eta (tau_0(y) - tau_0(y_a))) + r D(tau_phi(y_r), tau_0(y_r))
 
 y names the concept, y_a is the same caption with the anchor in its place, y_r are retained captions. D is the squared
 distance of token embeddings, all positions, over the variance of the reference's (`unreel.methods.guard.distance`). No
@@ -30,6 +30,7 @@ class Anchored(GradientMethod):
     Attributes:
         anchor_weight: a, > 0: how strongly captions with the concept are pulled to the same captions without it.
         retain_weight: r, >= 0: how strongly retained captions are held.
+        anchor_eta: eta, >= 0: how far beyond the anchor the target is, away from the concept.
 
     Raises:
         ValueError: for numbers that will not do, and for a guard that counts the two terms again.
@@ -37,6 +38,7 @@ class Anchored(GradientMethod):
 
     anchor_weight: PositiveFloat
     retain_weight: NonNegativeFloat
+    anchor_eta: NonNegativeFloat = 0.0
     edits = ("text_encoder",)
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class Anchored(GradientMethod):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """ "anchor" and "retain" are the two distances, without their weights."""
-        anchor, retain = distance(step.forget, step.anchors), distance(step.retain, step.kept)
+        anchor, retain = distance(step.forget, step.target(self.anchor_eta)), distance(step.retain, step.kept)
         return {
             "loss": self.anchor_weight * anchor + self.retain_weight * retain,
             "anchor": anchor,

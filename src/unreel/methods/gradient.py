@@ -59,8 +59,9 @@ class GradientMethod(Method):
         """
         scalars = self.loss(step)
         if (guard := self.guard) is not None:
-            read = [(step.forget, step.anchors, step.retain, step.kept), *step.also_read()]
-            scalars["anchor"] = torch.stack([distance(forget, anchors) for forget, anchors, _, _ in read]).mean()
+            eta = guard.anchor_eta
+            read = [(step.forget, step.target(eta), step.retain, step.kept), *step.also_read(eta)]
+            scalars["anchor"] = torch.stack([distance(forget, target) for forget, target, _, _ in read]).mean()
             scalars["retain"] = torch.stack([distance(retain, kept) for _, _, retain, kept in read]).mean()
             held = guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
             scalars["loss"] = scalars["loss"] + held

@@ -2,10 +2,13 @@
 
 They are ours, and any gradient method may have them. Guarded, a step minimises
 
-    method loss + anchor_weight * D(tau(y), tau_0(y_a)) + retain_weight * D(tau(y_r), tau_0(y_r))
+    method loss + anchor_weight * D(tau(y), a) + retain_weight * D(tau(y_r), tau_0(y_r))
+    a = tau_0(y_a) - eta (tau_0(y) - tau_0(y_a))
 
 where D is the squared distance of token embeddings over the reference's mean square, all positions, padding too (there
-CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions.
+CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions. A wide
+anchor, such as "something", now and then shows the concept itself; eta > 0 goes beyond it, away from the concept, as
+ESD's negative guidance does with what a denoiser predicts (Gandikota et al., ICCV 2023, arXiv 2303.07345).
 """
 
 import math
@@ -32,6 +35,7 @@ class Guard:
 
     Attributes:
         anchor_weight: how strongly captions with the concept are pulled to the same captions without it.
+        anchor_eta: eta: how far beyond these, away from the concept; 0 stops at them.
         retain_weight: how strongly retained captions are held.
         max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
@@ -48,6 +52,7 @@ class Guard:
     gone_below: Annotated[float, Field(le=1)]
     patience: PositiveInt
     probes: PositiveInt
+    anchor_eta: NonNegativeFloat = 0.0
 
 
 def distance(found: Conditioning, reference: Conditioning) -> Tensor:
@@ -112,14 +117,15 @@ class GuardRails:
 
     @cached_property
     @torch.no_grad()
-    def _anchored(self) -> Conditioning:
+    def _target(self) -> Conditioning:
         """What the probe's captions are to be read as."""
-        return self.reference.encode_prompt(self.probe.anchors)
+        anchors, named = (self.reference.encode_prompt(texts) for texts in (self.probe.anchors, self.probe.forget))
+        return anchors.away_from(named, self.guard.anchor_eta)
 
     @torch.no_grad()
-    def off_anchor(self) -> float:
-        """D of the probe's captions that name a concept, from those with the anchor in its place."""
-        return float(distance(self.model.encode_prompt(self.probe.forget), self._anchored))
+    def off_target(self) -> float:
+        """D of the probe's captions that name a concept, from what they are to be read as."""
+        return float(distance(self.model.encode_prompt(self.probe.forget), self._target))
 
     @cached_property
     @torch.no_grad()
@@ -159,7 +165,7 @@ class GuardRails:
         scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
         # the least evidence first, then, of states where it is gone, the nearest to what the rails ask for: an early
         # one may have lost the concept, and not have the anchor in its place yet; the last state if none is known
-        off = drift + (guard.anchor_weight * agreed(self.off_anchor()) if guard.anchor_weight else 0.0)
+        off = drift + (guard.anchor_weight * agreed(self.off_target()) if guard.anchor_weight else 0.0)
         score = [max(scalars["evidence"] - guard.gone_below, 0.0), off] if known else [0.0, -step]
         if score < self.best_score:
             self.best_score, self.best_step, self.best = score, step, state()

@@ -82,6 +82,11 @@ class Conditioning(Mapping[str, Tensor]):
         """That of some of the prompts: a slice, or a list of places."""
         return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
 
+    def away_from(self, other: "Conditioning", eta: float) -> "Conditioning":
+        """Embeddings moved away from another's by `eta` times what lies between them; masks stay as they are."""
+        moved = {n: t + eta * (t - other[n]) for n, t in self.tensors.items() if t.is_floating_point()}
+        return Conditioning({**self.tensors, **moved})
+
 
 def cleaned(pipeline: Any, text: str) -> str:
     """A prompt as a diffusers pipeline gives it to its tokenizer: some make it lower case first, some mend it."""
