@@ -21,7 +21,7 @@ def small_gpu():
 
 @pytest.fixture(scope="module")
 def judge_bytes(small_gpu):
-    """What the judge holds while anything else runs: it is loaded at the first look and stays."""
+    """What the judge holds while it looks, with a recipient beside it; it is released after each look."""
     with torch.device("meta"):
         judge = open_clip.create_model(small_gpu.judge.model, pretrained=None, device="meta")
     return sum(p.nbytes for p in judge.parameters())
@@ -44,10 +44,10 @@ def trained_twice(training):
     training.step()
 
 
-def test_training_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
+def test_training_on_a_gpu_of_8_gb(small_gpu):
     with shapes_only():
         training = training_of(small_gpu)
-        assert peak(lambda: trained_twice(training), training.tensors) + judge_bytes < MOST_BYTES
+        assert peak(lambda: trained_twice(training), training.tensors) < MOST_BYTES
 
 
 def test_rendering_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
@@ -56,7 +56,8 @@ def test_rendering_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
         recipient = built_model("animatediff", **common_of(small_gpu.t2v.animatediff))
         rendering = Rendering(recipient, small_gpu.evaluation.batch)
         for work in (rendering.denoise, rendering.decode):
-            assert peak(work, rendering.tensors) + judge_bytes < MOST_BYTES
+            assert peak(work, rendering.tensors) < MOST_BYTES
+        assert sum(tensor.nbytes for tensor in rendering.tensors) + judge_bytes < MOST_BYTES
 
 
 def test_the_count_sees_what_is_saved(small_gpu):

@@ -3,16 +3,19 @@
 import json
 import weakref
 
+import open_clip
 import pytest
 import torch
 
 import test_models
 from conftest import configured, opened
 from test_safree import FORGET, RETAIN, make_edit, planted
+from test_train import small_run
 from unreel import assembly, training
 from unreel.cache import TensorCache
 from unreel.declarations import arguments_of
 from unreel.edits import Edit, hashes_of
+from unreel.methods.gradient import GradientMethod
 from unreel.models.animatediff import AnimateDiff
 from unreel.models.modelscope import ModelScope
 from unreel.models.pipeline_model import PipelineModel
@@ -301,3 +304,31 @@ def test_one_model_at_a_time_scores_the_same_with_one_model_in_memory(loaded, tm
 def test_settings_that_will_not_do_are_refused_at_the_door(options, says):
     with pytest.raises(ValueError, match=says):
         opened(configured("train", ["concept=cat", "t2v=zoo_images", *options]))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_model_at_a_time_no_judge_is_in_memory_where_clips_are_rendered(
+    alone, small_folders, judge_folder, monkeypatch, tmp_path
+):
+    """Nor is it in a training: a CLIP ViT-L/14 takes 1.7 GB of a GPU."""
+    held, seen = weakref.WeakSet(), []
+    create, render, erase = open_clip.create_model, PipelineModel.render, GradientMethod.erase
+
+    def creating(*args, **options):
+        held.add(model := create(*args, **options))
+        return model
+
+    def watched(original):
+        def watching(*args, **options):
+            seen.append(len(held))
+            return original(*args, **options)
+
+        return watching
+
+    monkeypatch.setattr(open_clip, "create_model", creating)
+    monkeypatch.setattr(PipelineModel, "render", watched(render))
+    monkeypatch.setattr(GradientMethod, "erase", watched(erase))
+    options = [*small_run(small_folders, judge_folder, tmp_path), f"one_model_at_a_time={alone}", "logger=none"]
+    parts = opened(config := configured("train", [*options, "export=[]", "metric=[accuracy,clip_score]"]))
+    training.train(config, parts.questions)
+    assert set(seen) == ({0} if alone else {0, 1}) and len(seen) >= 4

@@ -51,7 +51,7 @@ class Evaluation:
         run: the run folder; its clips and scores are written there.
         loggers: Lightning's.
         logged_clips: how many clips a stage and split go to W&B.
-        one_at_a_time: whether a recipient is released before the next one is loaded.
+        one_at_a_time: whether a recipient is released before the next one is loaded, and the judge after each look.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class Evaluation:
             split = f" of {prompts[0].split}" if len({prompt.split for prompt in prompts}) == 1 else ""
             phase.said = f"{rendered.recipient}, {len(rendered.clips)} clips{split}"
         with self.run.timed("judging"):
-            return Judged.of(self.judge, rendered)
+            judged = Judged.of(self.judge, rendered)
+        if self.one_at_a_time:
+            self.judge.release()
+        return judged
 
     def write_clips(self, renderer: Renderer, judged: Judged, edit: Edit | None) -> list[Path]:
         """The clips' files, one a prompt."""

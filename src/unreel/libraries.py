@@ -10,12 +10,16 @@ import transformers
 
 
 def prepare_libraries(threads: int | None) -> None:
-    """So many CPU threads, None for torch's own number; and none of the libraries' bars and warnings.
+    """So many CPU threads, None for torch's own number; the same bits again on a GPU; none of the libraries' warnings.
 
-    Those are about things that we set on purpose.
+    Those are about things that we set on purpose, and so go their bars. On a GPU torch's fastest gradients of
+    convolutions are not the same twice: the slower ones are chosen, where there are any.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may choose anew every time
+        torch.use_deterministic_algorithms(True, warn_only=True)
     os.environ.setdefault("WANDB_SILENT", "true")  # what a user needs of it is told by `told_of`
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

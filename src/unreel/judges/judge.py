@@ -111,6 +111,9 @@ class Judge(Classifier):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings (B, D)."""
 
+    def release(self) -> None:
+        """Frees the memory of its model, which is loaded again when it next looks; small ones stay where they are."""
+
 
 @dataclass(frozen=True)
 class Judged:

@@ -56,6 +56,9 @@ class OpenClipJudge(Judge):
         """The open_clip model, loaded when it is first used."""
         return open_clip.create_model(self.source, pretrained=self.pretrained, device=self.device).eval()
 
+    def release(self) -> None:
+        vars(self).pop("model", None)  # the cached property's
+
     @cached_property
     def tokenizer(self) -> Any:
         return open_clip.get_tokenizer(self.source)
