@@ -42,7 +42,7 @@ def test_the_search_brings_captions_nearer_to_the_concept_and_gives_the_encoder_
     for steps in (1, 40):
         search, step = search_of(model, steps=steps, lr=0.3)
         begun = search.rows.detach().clone()
-        search.loss(step())
+        search.loss(step(), 0.0)
         assert not torch.equal(search.rows, begun)
         assert all(p.grad is None for p in encoder.parameters())
         texts = step().batch.forget
@@ -56,7 +56,7 @@ def test_its_loss_trains_the_encoder_and_not_the_words():
     model = small_model(layers=2)
     encoder = model.components["text_encoder"].requires_grad_(True)
     search, step = search_of(model)
-    loss, found = search.loss(step()), search.rows.detach().clone()
+    loss, found = search.loss(step(), 0.0), search.rows.detach().clone()
     search.free.grad = None
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
@@ -83,7 +83,7 @@ def test_one_word_of_each_concept_begins_anew_in_its_turn():
     search, step = search_of(small_model(layers=2), words=3, restart_every=1, lr=1e-6)
     for number in range(4):
         before = search.rows.detach().clone()
-        search.loss(step(number))
+        search.loss(step(number), 0.0)
         moved = ((search.rows - before).abs().amax(1) > 1e-3).nonzero().flatten().tolist()
         assert moved == ([] if number == 0 else [number - 1])
 
@@ -115,7 +115,7 @@ def test_every_word_of_each_concept_has_its_turn():
     used = set()
     for number in range(2):
         used |= set(search._said(["a drum", "a cat", "a drum at night", "a cat at night"])[1])
-        search.loss(step(number))
+        search.loss(step(number), 0.0)
     assert used == set(range(8))
 
 

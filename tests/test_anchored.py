@@ -156,6 +156,15 @@ def test_a_video_model_can_be_its_own_donor(family):
     assert edit.hash == anchored(steps=3).erase(StableDiffusion.tiny(), task_of()).hash
 
 
+def test_with_a_guard_its_own_terms_are_what_is_logged():
+    """The guard's anchor_eta is another one, and its weights are 0."""
+    model, method = StableDiffusion.tiny(), anchored(anchor_eta=1.0, guard=GUARD)
+    reference = model.reference(["text_encoder"])
+    step = Step(model, reference, Batches(model, captions_of(), None, method.data, 0).batch(0))
+    own, guarded = method.loss(step), method.guarded_loss(step)
+    assert guarded.keys() == own.keys() and all(torch.equal(guarded[name], own[name]) for name in own)
+
+
 def test_a_guard_without_weights_gives_its_trust_region_and_needs_no_denoiser():
     model, loose = StableDiffusion.tiny(), anchored(retain_weight=0.0)
     with untouchable(model):

@@ -16,10 +16,16 @@ from unreel.models.stable_diffusion import StableDiffusion
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
 
+@pytest.fixture(autouse=True)
+def deterministic():
+    prepare_libraries(None)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @over("method")
 def test_a_method_erases_on_a_gpu_and_leaves_the_model_there_as_it_was(path, tmp_path):
     """Lightning moves to the CPU what it has trained; and the same seed makes the same edit there too, to the bit."""
-    prepare_libraries(None)
     method, roles = small_method(path.stem)
     tiny = (ModelScope if "clips" in method.needs else StableDiffusion).tiny()
     model = type(tiny).of(tiny.pipeline.to("cuda"), **{**tiny.options, "name": tiny.name})

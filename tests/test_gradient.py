@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from conftest import small_model
+from conftest import configured, small_model
 from test_shots import VOCABULARY, make_shots, sizes
 from unreel.batches import Batches, Step
 from unreel.cache import TensorCache
 from unreel.captions import TrainingCaptions
 from unreel.concepts import to_concept
+from unreel.door import built
 from unreel.methods.few_shot import FewShot
 from unreel.methods.gradient import ErasureModule, LookAtDonor
 from unreel.methods.guard import Guard, GuardRails, distance
@@ -284,6 +286,13 @@ def test_the_guards_target_is_beyond_the_anchor_by_eta_and_a_mask_stays(tmp_path
         off.append(module.rails.off_target())
     # from where the training begins, at the concept, the target is 1.5 times as far, and its square 2.25 times
     assert 1.5 < terms[1] / terms[0] < 3 and 1.5 < off[1] / off[0] < 3
+
+
+def test_the_settings_of_a_run_from_before_there_was_an_eta_stop_at_the_anchor():
+    for name in ("few_shot", "motion_contrast"):
+        saved = OmegaConf.to_container(configured("train", [f"method={name}", "concept=drum"]), resolve=True)["method"]
+        del saved["guard"]["anchor_eta"]
+        assert built(OmegaConf.create(saved)).guard.anchor_eta == 0
 
 
 def test_an_encoder_that_reads_nothing_of_the_texts_is_left_out_of_their_distance():

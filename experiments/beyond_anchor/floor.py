@@ -1,6 +1,6 @@
 """How often the unedited model shows a concept when it is given the target of an erasure in place of its name.
 
-    python experiments/beyond_anchor/floor.py [--eta 0 0.25 ...] [CONCEPT ...]
+    python experiments/beyond_anchor/floor.py [--eta 0 0.25 ...] [--seed N] [--rendering fast] [CONCEPT ...]
 
 Renders the forget prompts of each concept as images, read as the same prompts with the anchor in the concept's place,
 moved away from the concept by eta; asks both judges for the concept, and for what else the prompts say (context).
@@ -36,10 +36,10 @@ def seen_by(judge: Judge, concept: Concept, asked: list[Prompt], clips: torch.Te
     return sum(found) / len(found), sum(rest) / len(rest)
 
 
-def floors(name: str, etas: list[float]) -> list[list[tuple[float, float]]]:
-    """For each eta what the run's judge sees, and what the second judge does."""
-    overrides = [f"hydra.searchpath=[file://{OTHERS}]", f"concept={name}", "t2v=[zoo_images]", "rendering=fast",
-                 "seed=7", f"evaluation.prompts={PROMPTS}"]  # fmt: skip
+def floors(name: str, etas: list[float], more: list[str]) -> list[list[tuple[float, float]]]:
+    """For each eta what the run's judge sees, and what the second judge does; `more` are overrides of the config."""
+    overrides = [f"hydra.searchpath=[file://{OTHERS}]", f"concept={name}", "t2v=[zoo_images]",
+                 f"evaluation.prompts={PROMPTS}", *more]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", overrides)
     questions, (model,) = door.questions_of(config), assembly.recipients_of(config, "cpu")
@@ -64,10 +64,13 @@ def floors(name: str, etas: list[float]) -> list[list[tuple[float, float]]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.25])
+    parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
+    parser.add_argument("--rendering", default="fast", help="as train.py's")
     parser.add_argument("concepts", nargs="*")
     told = parser.parse_args()
     names = told.concepts or sorted(path.stem for path in OTHERS.glob("concept/*.yaml"))
-    every = {name: floors(name, told.eta) for name in names}
+    more = [f"evaluation.seed={told.seed}", f"rendering={told.rendering}"]
+    every = {name: floors(name, told.eta, more) for name in names}
     for i, eta in enumerate(told.eta):
         for name in names:
             (first, context), (second, other) = every[name][i]

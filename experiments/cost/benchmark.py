@@ -101,10 +101,11 @@ class Loop:
         b = self.batch
         forget, retain = self.embeds(self.encoder, b.forget), self.embeds(self.encoder, b.retain)
         with torch.no_grad():
-            anchors, kept = self.embeds(self.frozen, b.anchors), self.embeds(self.frozen, b.retain)
+            anchors, named, kept = (self.embeds(self.frozen, texts) for texts in (b.anchors, b.forget, b.retain))
+            target = anchors + self.guard.anchor_eta * (anchors - named)
             without = self.error(anchors)
         loss = functional.relu(1 - self.error(forget) / without).mean()
-        loss = loss + self.guard.anchor_weight * functional.mse_loss(forget, anchors) / anchors.square().mean()
+        loss = loss + self.guard.anchor_weight * functional.mse_loss(forget, target) / target.square().mean()
         loss = loss + self.guard.retain_weight * functional.mse_loss(retain, kept) / kept.square().mean()
         loss.backward()
         self.optimizer.step()

@@ -180,28 +180,26 @@ class Step:
         """Of the retained captions, by the reference."""
         return self._frozen[1]
 
+    @cached_property
     @torch.no_grad()
-    def target(self, eta: float) -> Conditioning:
-        """What captions that name the concept are to be read as, by the reference: `anchors`, and a step beyond.
+    def named(self) -> Conditioning:
+        """Of the captions that name the concept, by the reference."""
+        return self.reference.encode_prompt(self.batch.forget)
 
-        Args:
-            eta: how far beyond, away from what the captions with the concept were read as.
-        """
-        return self.anchors.away_from(self.reference.encode_prompt(self.batch.forget), eta) if eta else self.anchors
+    def target(self, eta: float) -> Conditioning:
+        """What captions that name the concept are to be read as: `anchors`, moved away from `named` by eta >= 0."""
+        return self.anchors.away_from(self.named, eta) if eta else self.anchors
 
     def also_read(self, eta: float) -> Iterator[tuple[Conditioning, Conditioning, Conditioning, Conditioning]]:
         """`forget`, `target(eta)`, `retain` and `kept` as recipients read them, where otherwise than the model."""
+        own, batch = (self.model, self.reference), self.batch
         for reading in self.readings:
-            forget, named = self._as(reading, self.batch.forget)
+            forget, retain = (_read(own[0], texts, reading) for texts in (batch.forget, batch.retain))
             with torch.no_grad():
-                anchors = _read(self.reference, self.batch.anchors, reading)
-            yield (forget, anchors.away_from(named, eta), *self._as(reading, self.batch.retain))
-
-    def _as(self, reading: Reading, texts: list[str]) -> tuple[Conditioning, Conditioning]:
-        """What the model makes of texts under a reading, and what the reference does."""
-        with torch.no_grad():
-            frozen = _read(self.reference, texts, reading)
-        return _read(self.model, texts, reading), frozen
+                target, kept = (_read(own[1], texts, reading) for texts in (batch.anchors, batch.retain))
+                if eta:
+                    target = target.away_from(_read(own[1], batch.forget, reading), eta)
+            yield forget, target, retain, kept
 
 
 def _read(model: Model, texts: list[str], reading: Reading) -> Conditioning:

@@ -112,7 +112,7 @@ class Judge(Classifier):
         """Normalised embeddings (B, D)."""
 
     def release(self) -> None:
-        """Frees the memory of its model, which is loaded again when it next looks; small ones stay where they are."""
+        """Frees the memory of its model, which is loaded again when it next looks; judges that say nothing keep it."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 With y_*(v) the caption y with a learned embedding v in place of the concept's name, each training step takes
 
     inner:  v  <-  a few steps of Adam towards  argmin_v  D(tau_phi(y_*(v)), tau_0(y))
-    outer:  L(phi) += weight * D(tau_phi(y_*(v)), tau_0(y_a))
+    outer:  L(phi) += weight * D(tau_phi(y_*(v)), a)
 
-with tau_phi the trained text encoder, tau_0 the one that it began as, y_a the caption with the anchor in the name's
-place and D the distance of guard rails. So v is a word that the edited encoder reads as the concept, and it learns to
-read it as it reads the concept's name: as the anchor. The search needs no denoiser, and goes on from one training step
+with tau_phi the trained text encoder, tau_0 the one that it began as, and a and D the target and the distance of guard
+rails (`unreel.methods.guard`). So v is a word that the edited encoder reads as the concept, and it learns to read it as
+it reads the concept's name: as the anchor, or beyond. The search needs no denoiser, and goes on from one training step
 to the next; now and then one of the words begins anew, near the concept's name or anywhere, at the length of the
 table's rows or longer, since words that attackers learn are up to ten times as long (`furthest`).
 
@@ -45,7 +45,7 @@ class Adversary:
         furthest: the most that a word's length is, as it begins, in lengths of the table's rows.
         restart_every: training steps after which one word of each concept begins anew.
         captions: how many of a step's captions have a learned word in the name's place.
-        weight: how strongly they are pulled to the anchor's captions.
+        weight: how strongly they are pulled to the guard rails' target.
     """
 
     words: PositiveInt
@@ -117,23 +117,27 @@ class Search:
             turns[c] += 1
         return said, places
 
-    def loss(self, step: Step) -> Tensor:
-        """The outer distance of a training step, after the inner search; gradients go to the encoder alone."""
+    def loss(self, step: Step, eta: float) -> Tensor:
+        """The outer distance of a training step, after the inner search; gradients go to the encoder alone.
+
+        Args:
+            step: whose captions are said with the words.
+            eta: how far beyond the anchor their target is, as in `Step.target`.
+        """
         few = slice(-min(self.adversary.captions, len(step.batch.forget)), None)
         texts = step.batch.forget[few]
         said, places = self._said(texts)
         if self.taken and not self.taken % self.adversary.restart_every:
             self._restart()
         self.taken += 1
-        with torch.no_grad():
-            goal = step.reference.encode_prompt(texts)
+        goal = step.named.rows(few)
         for _ in range(self.adversary.steps):
             with learned(step.model, self.slot, self.rows[places][:, None]):
                 near = distance(step.model.encode_prompt(said), goal)
             (self.free.grad,) = torch.autograd.grad(near, self.free)
             self.optimizer.step()
         with learned(step.model, self.slot, self.rows.detach()[places][:, None]):
-            return distance(step.model.encode_prompt(said), step.anchors.rows(few))
+            return distance(step.model.encode_prompt(said), step.target(eta).rows(few))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""

@@ -1,10 +1,11 @@
-"""Anchored: the text encoder learns to read a concept's captions as it read them with the anchor in their place.
+"""Anchored: the text encoder learns to read a concept's captions as it read those with an anchor in its place.
 
     L(phi) = a D(tau_phi(y), tau_0(y_a) - eta (tau_0(y) - tau_0(y_a))) + r D(tau_phi(y_r), tau_0(y_r))
 
-y names the concept, y_a is the same caption with the anchor in its place, y_r are retained captions. D is the squared
-distance of token embeddings, all positions, over the variance of the reference's (`unreel.methods.guard.distance`). No
-image and no denoiser is needed: a step costs two passes through the encoder and one back.
+y names the concept, y_a is the same caption with the anchor in its place, y_r are retained captions; eta > 0 goes
+beyond the anchor, as the guard rails can (`unreel.methods.guard`). D is the squared distance of token embeddings, all
+positions, over the variance of its second argument (`unreel.methods.guard.distance`). No image and no denoiser is
+needed: a step costs two passes through the encoder, three with eta > 0, and one back.
 
 Reference: ours. These are the anchor and retain terms of unreel's guard rails, alone. Mapping a concept to an anchor is
 from Nupur Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models", ICCV 2023, arXiv 2303.13516, who match
@@ -30,7 +31,7 @@ class Anchored(GradientMethod):
     Attributes:
         anchor_weight: a, > 0: how strongly captions with the concept are pulled to the same captions without it.
         retain_weight: r, >= 0: how strongly retained captions are held.
-        anchor_eta: eta, >= 0: how far beyond the anchor the target is, away from the concept.
+        anchor_eta: eta, >= 0: how far beyond the anchor the target is, as in `unreel.methods.guard`.
 
     Raises:
         ValueError: for numbers that will not do, and for a guard that counts the two terms again.

@@ -111,7 +111,7 @@ class FewShot(GradientMethod):
         batch, own = step.batch, step.prepared or Prepared()
         scalars, held = dict[str, Tensor](), torch.zeros((), device=step.model.device)
         if own.search is not None:
-            scalars["adversary"] = own.search.loss(step)
+            scalars["adversary"] = own.search.loss(step, self.guard.anchor_eta if self.guard else 0.0)
             held = own.search.adversary.weight * scalars["adversary"]
         if self.ascent == "none":
             return {"loss": held} | {name: value.detach() for name, value in scalars.items()}

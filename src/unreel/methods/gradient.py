@@ -53,7 +53,7 @@ class GradientMethod(Method):
         """Scalars; "loss" is minimised, the others are logged."""
 
     def guarded_loss(self, step: Step) -> dict[str, Tensor]:
-        """`loss` with the terms of the guard rails, "anchor" and "retain", if there are any.
+        """`loss` with the terms of the guard rails, "anchor" and "retain", if there are any; a loss's own stay.
 
         They are means over the ways in which the model and the recipients read prompts.
         """
@@ -61,10 +61,10 @@ class GradientMethod(Method):
         if (guard := self.guard) is not None:
             eta = guard.anchor_eta
             read = [(step.forget, step.target(eta), step.retain, step.kept), *step.also_read(eta)]
-            scalars["anchor"] = torch.stack([distance(forget, target) for forget, target, _, _ in read]).mean()
-            scalars["retain"] = torch.stack([distance(retain, kept) for _, _, retain, kept in read]).mean()
-            held = guard.anchor_weight * scalars["anchor"] + guard.retain_weight * scalars["retain"]
-            scalars["loss"] = scalars["loss"] + held
+            anchor = torch.stack([distance(forget, target) for forget, target, _, _ in read]).mean()
+            retain = torch.stack([distance(retain, kept) for _, _, retain, kept in read]).mean()
+            held = guard.anchor_weight * anchor + guard.retain_weight * retain
+            scalars = {"anchor": anchor, "retain": retain} | scalars | {"loss": scalars["loss"] + held}
         return scalars
 
     def brings(self, model: Model, task: Task) -> nn.Module | None:

@@ -5,10 +5,10 @@ They are ours, and any gradient method may have them. Guarded, a step minimises
     method loss + anchor_weight * D(tau(y), a) + retain_weight * D(tau(y_r), tau_0(y_r))
     a = tau_0(y_a) - eta (tau_0(y) - tau_0(y_a))
 
-where D is the squared distance of token embeddings over the reference's mean square, all positions, padding too (there
-CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions. A wide
-anchor, such as "something", now and then shows the concept itself; eta > 0 goes beyond it, away from the concept, as
-ESD's negative guidance does with what a denoiser predicts (Gandikota et al., ICCV 2023, arXiv 2303.07345).
+where D is the squared distance of token embeddings over the variance of its second argument, all positions, padding too
+(there CLIP carries the sentence); y names the concept, y_a has the anchor in its place, y_r are retained captions. A
+wide anchor, such as "something", now and then shows the concept itself; eta > 0 goes beyond it, away from the concept,
+as ESD's negative guidance does with what a denoiser predicts (Gandikota et al., ICCV 2023, arXiv 2303.07345).
 """
 
 import math
@@ -34,8 +34,9 @@ class Guard:
     """Guard rails; `None` in a method's YAML switches all of them off.
 
     Attributes:
-        anchor_weight: how strongly captions with the concept are pulled to the same captions without it.
-        anchor_eta: eta: how far beyond these, away from the concept; 0 stops at them.
+        anchor_weight: how strongly captions with the concept are pulled to the target a.
+        anchor_eta: eta, >= 0: how far beyond the anchor a is, in multiples of the way from the concept to the anchor; 0
+            is the anchor itself.
         retain_weight: how strongly retained captions are held.
         max_drift: trust region: D of retained captions that no look may find left; then the change is halved.
         check_every: steps between looks at the donor.
@@ -164,7 +165,7 @@ class GuardRails:
         known = [value for value in evidence if value is not None]
         scalars = {"drift": drift} | ({"evidence": max(known)} if known else {})  # of the concept that is left most
         # the least evidence first, then, of states where it is gone, the nearest to what the rails ask for: an early
-        # one may have lost the concept, and not have the anchor in its place yet; the last state if none is known
+        # one may have lost the concept, and not have the target in its place yet; the last state if none is known
         off = drift + (guard.anchor_weight * agreed(self.off_target()) if guard.anchor_weight else 0.0)
         score = [max(scalars["evidence"] - guard.gone_below, 0.0), off] if known else [0.0, -step]
         if score < self.best_score:

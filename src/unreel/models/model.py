@@ -83,7 +83,12 @@ class Conditioning(Mapping[str, Tensor]):
         return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
 
     def away_from(self, other: "Conditioning", eta: float) -> "Conditioning":
-        """Embeddings moved away from another's by `eta` times what lies between them; masks stay as they are."""
+        """self + eta (self - other) of embeddings, pooled ones too; masks stay as they are.
+
+        Args:
+            other: of as many prompts, with tensors of the same names and shapes.
+            eta: >= 0.
+        """
         moved = {n: t + eta * (t - other[n]) for n, t in self.tensors.items() if t.is_floating_point()}
         return Conditioning({**self.tensors, **moved})
 
