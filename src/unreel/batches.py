@@ -192,13 +192,13 @@ class Step:
 
     def also_read(self, eta: float) -> Iterator[tuple[Conditioning, Conditioning, Conditioning, Conditioning]]:
         """`forget`, `target(eta)`, `retain` and `kept` as recipients read them, where otherwise than the model."""
-        own, batch = (self.model, self.reference), self.batch
+        batch = self.batch
         for reading in self.readings:
-            forget, retain = (_read(own[0], texts, reading) for texts in (batch.forget, batch.retain))
+            forget, retain = (_read(self.model, texts, reading) for texts in (batch.forget, batch.retain))
             with torch.no_grad():
-                target, kept = (_read(own[1], texts, reading) for texts in (batch.anchors, batch.retain))
+                target, kept = (_read(self.reference, texts, reading) for texts in (batch.anchors, batch.retain))
                 if eta:
-                    target = target.away_from(_read(own[1], batch.forget, reading), eta)
+                    target = target.away_from(_read(self.reference, batch.forget, reading), eta)
             yield forget, target, retain, kept
 
 
