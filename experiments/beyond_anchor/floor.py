@@ -1,6 +1,6 @@
 """How often the unedited model shows a concept when it is given the target of an erasure in place of its name.
 
-    python experiments/beyond_anchor/floor.py [--eta 0 0.25 ...] [--seed N] [--rendering fast] [CONCEPT ...]
+    python experiments/beyond_anchor/floor.py [CONCEPT ...] [--eta 0 0.25 ...] [--seed N] [--rendering fast]
 
 Renders the forget prompts of each concept as images, read as the same prompts with the anchor in the concept's place,
 moved away from the concept by eta; asks both judges for the concept, and for what else the prompts say (context).
