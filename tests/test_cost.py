@@ -19,6 +19,14 @@ def small_gpu():
     return configured("train", ["concept=van_gogh", "t2i=sd15", "t2v=animatediff", "trainer=gpu_8gb"])
 
 
+@pytest.fixture(scope="module")
+def judge_bytes(small_gpu):
+    """What the judge holds. It is released after each look; its room is kept, as a GPU takes more than is counted."""
+    with torch.device("meta"):
+        judge = open_clip.create_model(small_gpu.judge.model, pretrained=None, device="meta")
+    return sum(p.nbytes for p in judge.parameters())
+
+
 def common_of(entry):
     """What a YAML says of how its model runs."""
     names = ("dtype", "denoiser_dtype", "denoiser_storage", "checkpointing", "vae_slicing")
@@ -36,22 +44,22 @@ def trained_twice(training):
     training.step()
 
 
-def test_training_on_a_gpu_of_8_gb(small_gpu):
+def test_training_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
     with shapes_only():
         training = training_of(small_gpu)
-        assert peak(lambda: trained_twice(training), training.tensors) < MOST_BYTES
+        assert peak(lambda: trained_twice(training), training.tensors) + judge_bytes < MOST_BYTES
 
 
-def test_rendering_on_a_gpu_of_8_gb(small_gpu):
+def test_rendering_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
     assert small_gpu.one_model_at_a_time  # or the donor would be there too
     with shapes_only():
         recipient = built_model("animatediff", **common_of(small_gpu.t2v.animatediff))
         rendering = Rendering(recipient, small_gpu.evaluation.batch)
         for work in (rendering.denoise, rendering.decode):
-            assert peak(work, rendering.tensors) < MOST_BYTES
+            assert peak(work, rendering.tensors) + judge_bytes < MOST_BYTES
 
 
-def test_looking_on_a_gpu_of_8_gb(small_gpu):
+def test_looking_on_a_gpu_of_8_gb(small_gpu, judge_bytes):
     """The judge looks at 64 frames at once, with a recipient beside it, and is released after each look."""
     with shapes_only():
         recipient = built_model("animatediff", **common_of(small_gpu.t2v.animatediff))
@@ -59,7 +67,7 @@ def test_looking_on_a_gpu_of_8_gb(small_gpu):
     frames = torch.empty(64, 3, *judge.visual.image_size, device="meta")
     with torch.inference_mode():
         found = peak(lambda: judge.encode_image(frames), [*weights(recipient), *judge.parameters(), frames])
-    assert sum(p.nbytes for p in judge.parameters()) < found < MOST_BYTES
+    assert judge_bytes < found < MOST_BYTES
 
 
 def test_the_count_sees_what_is_saved(small_gpu):
