@@ -71,8 +71,11 @@ def test_a_concepts_own_prompts_have_a_long_form_too():
 
 
 def test_the_command_line_asks_for_both_forms(tmp_path):
-    config = configured("train", ["concept=van_gogh", "prompts=long", f"cache={tmp_path}", f"runs={tmp_path}"])
+    config = configured(
+        "train", ["concept=van_gogh", "prompts=long", "device=cpu", f"cache={tmp_path}", f"runs={tmp_path}"]
+    )
     door.check(config)
+    assert config.prompts.device == "cpu"
     assert {p.split for p in door.questions_of(config).prompts} == {"forget", "retain", "forget_long", "retain_long"}
     for wrong in (str(tmp_path), "no/where"):
         with pytest.raises(Exception, match=r"prompts\.rewriter=.*expected the folder of a causal language model"):
@@ -110,7 +113,8 @@ def test_what_a_language_model_leaves_out_is_told_and_written_by_templates(small
 def test_what_a_language_model_writes_is_asked_where_it_keeps_the_words(small_lm, tmp_path, capsys, monkeypatch):
     seen = []
 
-    def answers(asked, folder):
+    def answers(asked, folder, device):
+        assert device == "cpu"
         seen.extend(asked)
         short = [text.rpartition("Prompt: ")[2] for text in asked]
         return [f'Rewritten prompt: "Golden light, and {s.upper()}.\n It glows."\n\nEnjoy!' for s in short[:-1]] + [
@@ -118,7 +122,7 @@ def test_what_a_language_model_writes_is_asked_where_it_keeps_the_words(small_lm
         ]
 
     monkeypatch.setattr(language_model, "_answers", answers)
-    asked = questions(rewriter=small_lm, cache=str(tmp_path / "cache"))
+    asked = questions(rewriter=small_lm, cache=str(tmp_path / "cache"), device="cpu")
     half = len(asked.prompts) // 2
     short, long = asked.prompts[:half], asked.prompts[half:]
     assert [p.text for p in long[:-1]] == [f"Golden light, and {p.text.upper()}. It glows." for p in short[:-1]]

@@ -20,7 +20,7 @@ _ASKED = (
 _MOST_TOKENS = 120  # of an answer
 
 
-def rewritten(texts: Sequence[str], kept: Sequence[Sequence[str]], folder: Path, cache: Path) -> list[str]:
+def rewritten(texts: Sequence[str], kept: Sequence[Sequence[str]], folder: Path, cache: Path, device: str) -> list[str]:
     """Long forms of texts, by the likeliest word each time; what was written once is read from `cache`.
 
     Args:
@@ -28,21 +28,23 @@ def rewritten(texts: Sequence[str], kept: Sequence[Sequence[str]], folder: Path,
         kept: of each, phrases that the model is asked to keep; nobody makes sure that it does.
         folder: of the model and its tokenizer, in transformers' format.
         cache: where answers are kept.
+        device: cpu, or anything else for a GPU where there is one.
     """
     asked = [_ASKED.format(least=LEAST_WORDS, most=MOST_WORDS, kept="; ".join(own), text=text)
              for text, own in zip(texts, kept, strict=True)]  # fmt: skip
     key = content_key(asked=asked, model=folder_hash(folder), libraries=library_versions(), most=_MOST_TOKENS)
     path = cache / "rewritten" / f"{key}.json"
     if not path.is_file():
-        write_text(path, json.dumps([cleaned(answer) for answer in _answers(asked, folder)], ensure_ascii=False))
+        answers = [cleaned(answer) for answer in _answers(asked, folder, device)]
+        write_text(path, json.dumps(answers, ensure_ascii=False))
     return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
 
 
 @torch.inference_mode()
-def _answers(asked: Sequence[str], folder: Path) -> list[str]:
+def _answers(asked: Sequence[str], folder: Path, device: str) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     answers = []
     for text in asked:
         if tokenizer.chat_template:

@@ -27,6 +27,7 @@ class LongPrompts(PromptSource):
         rewriter: folder of a causal language model of transformers, best one that follows instructions, which writes
             the long forms; None leaves that to the templates of `lengthen`, in words that the zoo knows.
         cache: folder where what the language model wrote is kept.
+        device: where the language model writes: auto, cpu or cuda.
 
     Raises:
         ValueError: for a rewriter that is no such folder.
@@ -35,6 +36,7 @@ class LongPrompts(PromptSource):
     source: PromptSource
     rewriter: str | None = None
     cache: str = "runs/cache"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         folder = Path(self.rewriter).expanduser() if self.rewriter else None
@@ -64,7 +66,8 @@ class LongPrompts(PromptSource):
 
         assert self.rewriter
         kept = [[phrase for _, phrase in prompt.shows] for prompt in prompts]
-        texts = rewritten([p.text for p in prompts], kept, Path(self.rewriter).expanduser(), Path(self.cache))
+        folder, cache = Path(self.rewriter).expanduser(), Path(self.cache)
+        texts = rewritten([p.text for p in prompts], kept, folder, cache, self.device)
         whole = [all(said.casefold() in text.casefold() for said in own) for text, own in zip(texts, kept, strict=True)]
         if lost := whole.count(False):
             print(
