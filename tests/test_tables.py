@@ -8,7 +8,7 @@ import pytest
 from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 
-from unreel.figures import forget_retain, pareto, setting_means
+from unreel.figures import forget_retain, pareto, scatter, setting_means
 from unreel.files import write_text
 from unreel.records import Score
 from unreel.results import _asked_of, write_tables
@@ -186,6 +186,13 @@ def test_what_a_setting_repeats_is_no_key_of_its_own():
 
     assert list(varied([*made(5, "data.steps=5"), *made(9, "data.steps=9")])) == ["steps"]
     assert list(varied([*made(5, "optimizer.lr=1"), *made(5, "optimizer.lr=2")])) == ["setting"]
+
+
+def test_thirty_methods_are_told_apart_in_a_scatter():
+    row = rows("a", 0, {FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.5, RETAIN: 0.5})
+    figure = scatter([replace(s, method=f"m{i}", run=f"r{i}") for i in range(30) for s in row], {})
+    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("m")]
+    assert len({(line.get_marker(), line.get_color()) for line in lines}) == len(lines) == 30
 
 
 def test_the_pareto_front_is_of_runs_that_none_beats():

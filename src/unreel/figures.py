@@ -81,10 +81,11 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
     coloured, means = colours(scores), []
     many = len(coloured) > 6 or max(map(len, coloured)) > 40  # then the legend is below the points
     figure, axis = plt.subplots(figsize=(6, 4.4 + 0.2 * many * len(coloured)), layout="constrained")
-    axis.set_prop_cycle(color=color_sequences["tab20" if len(coloured) > 10 else "tab10"])
+    few_or_many = color_sequences["tab20" if len(coloured) > 10 else "tab10"]
+    axis.set_prop_cycle(plt.cycler(marker="osD") * plt.cycler(color=few_or_many))
     for name, own in coloured.items():
         points = setting_means(own)
-        (mean,) = axis.plot(*points.T, "o", markersize=7, markeredgecolor="white", label=name, zorder=3)
+        (mean,) = axis.plot(*points.T, linestyle="", markersize=7, markeredgecolor="white", label=name, zorder=3)
         colour = mean.get_color()
         axis.plot(*forget_retain(own).T, ".", markersize=7, markeredgewidth=0, alpha=0.3, color=colour)
         means.append(points)
