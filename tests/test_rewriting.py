@@ -101,7 +101,8 @@ def small_lm(tmp_path, request):
 
 
 def test_what_a_language_model_leaves_out_is_told_and_written_by_templates(small_lm, tmp_path, capsys, monkeypatch):
-    asked = questions(rewriter=small_lm, cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # which nobody may go to
+    asked = questions(rewriter=small_lm, cache=str(tmp_path / "cache"), device="cpu")
     half, (*_, said) = len(asked.prompts) // 2, capsys.readouterr().err.splitlines()
     lost = f"left out words that it was to keep in {half} of {half} prompts"
     assert said == f"unreel: {small_lm} {lost}: templates wrote those"

@@ -81,8 +81,8 @@ def scatter(scores: Sequence[Score], bars: Mapping[str, float]) -> Figure:
     coloured, means = colours(scores), []
     many = len(coloured) > 6 or max(map(len, coloured)) > 40  # then the legend is below the points
     figure, axis = plt.subplots(figsize=(6, 4.4 + 0.2 * many * len(coloured)), layout="constrained")
-    few_or_many = color_sequences["tab20" if len(coloured) > 10 else "tab10"]
-    axis.set_prop_cycle(plt.cycler(marker="osD") * plt.cycler(color=few_or_many))
+    palette = color_sequences["tab20" if len(coloured) > 10 else "tab10"]
+    axis.set_prop_cycle(plt.cycler(marker="osD") * plt.cycler(color=palette))
     for name, own in coloured.items():
         points = setting_means(own)
         (mean,) = axis.plot(*points.T, linestyle="", markersize=7, markeredgecolor="white", label=name, zorder=3)
