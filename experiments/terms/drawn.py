@@ -3,7 +3,8 @@
     python experiments/terms/drawn.py [overrides]
 
 Each concept is drawn eight times on held-out combinations, mirrored and in other colours (hue turned by a third), so
-that the donor's own look is not in them. Their captions say the concept's name alone. Runs go to runs/terms_drawn.
+that the donor's own look is not in them. Their captions say the concept's name alone. Runs and drawings go to
+runs/terms_drawn; the tables of all runs that have finished, to the folder drawn beside this file.
 """
 
 import subprocess
@@ -14,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.transforms.functional import adjust_hue, to_pil_image
 
+from unreel.results import write_tables
+from unreel.tables import finished_scores
 from unreel.zoo.world import draw_still, sample_spec
 
 SHOWN = {
@@ -22,12 +25,11 @@ SHOWN = {
     "drum": {"subject": "drum"},
     "greta_holm": {"subject": "greta holm"},
 }
-FOLDER = Path("runs/terms_drawn/images")
 
 
-def draw(slug: str, fields: dict[str, str], count: int = 8) -> Path:
-    """A folder of `count` drawings that show the concept."""
-    rng, folder = np.random.default_rng([7, list(SHOWN).index(slug)]), FOLDER / slug
+def draw(folder: Path, slug: str, fields: dict[str, str], count: int = 8) -> None:
+    """Fills a folder with `count` drawings that show the concept."""
+    rng = np.random.default_rng([7, list(SHOWN).index(slug)])
     folder.mkdir(parents=True, exist_ok=True)
     made = 0
     while made < count:
@@ -36,12 +38,15 @@ def draw(slug: str, fields: dict[str, str], count: int = 8) -> Path:
             image: Image.Image = to_pil_image(adjust_hue(draw_still(spec, 10_000 + made), 0.33))
             ImageOps.mirror(image).save(folder / f"{made}.png")
             made += 1
-    return folder
 
 
 if __name__ == "__main__":
+    given = [text.removeprefix("runs=") for text in sys.argv[1:] if text.startswith("runs=")]
+    folder = Path(given[-1] if given else "runs") / "terms_drawn"
     for slug, fields in SHOWN.items():
-        images = draw(slug, fields)
+        images = folder / "images" / slug
+        draw(images, slug, fields)
         command = [sys.executable, "train.py", "experiment=terms", "slug=terms_drawn", f"concept={slug}"]
         command += [f"concept.{slug}.images={images}", "method.ascent=none,bounded,unbounded", *sys.argv[1:]]
         subprocess.run(command, check=True)
+    write_tables(finished_scores(folder.glob("*")), Path(__file__).parent / "drawn", {}, "zoo_images", "setting")
