@@ -2,12 +2,14 @@
 
 import json
 import math
+import runpy
 from dataclasses import replace
 
 import pytest
 from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 
+from conftest import ROOT
 from unreel.figures import forget_retain, pareto, scatter, setting_means
 from unreel.files import write_text
 from unreel.records import Score
@@ -268,6 +270,30 @@ def test_a_sweep_whose_tables_fail_says_so(ended_sweep, capsys):
 def test_a_part_of_an_experiment_leaves_its_folder_alone(ended_sweep, tmp_path):
     assert ended_sweep("experiment=claims", "seed=0", error="") == 0
     assert not (tmp_path / "out").exists() and (tmp_path / "runs" / "claims" / "tables" / "table.md").is_file()
+
+
+def test_the_rows_of_a_part_join_those_of_the_whole(tmp_path, monkeypatch):
+    module = runpy.run_path(str(ROOT / "experiments" / "join.py"))
+    monkeypatch.setitem(module["join"].__globals__, "ROOT", tmp_path)
+    write_text(tmp_path / "conf/experiment/s.yaml", "hydra: {callbacks: {sweep: {folder: experiments/s, by: method}}}")
+    worse, better = (
+        ({FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.5, RETAIN: 1.0}),
+        ({FORGET: 1.0, RETAIN: 1.0}, {FORGET: 0.0}),
+    )
+    both = [*rows("old", 0, *worse), *(replace(s, t2v="w") for s in rows("old", 0, *worse))]
+    write_scores(tmp_path / "experiments/s/scores.jsonl", [*both, *rows("other", 1, *worse)])
+    write_run(tmp_path / "runs", "new", rows("new", 0, *better))  # in one of the two recipients of the old
+    write_run(tmp_path / "runs", "more", [replace(s, method="n") for s in rows("more", 0, *better)])
+    write_run(tmp_path / "runs", "else", [replace(s, slug="another") for s in rows("else", 2, *better)])
+    write_run(tmp_path / "runs", "half", rows("half", 3, *better), "running")
+    module["join"]("s", tmp_path / "runs")
+    joined = read_scores(tmp_path / "experiments/s/scores.jsonl")
+    assert {(s.run, s.t2v) for s in joined} == {("old", "w"), ("other", "v"), ("new", "v"), ("more", "v")}
+    assert "| n | object | v | **0.0%** (100.0% before) |" in (tmp_path / "experiments/s/table.md").read_text()
+    module["join"]("s", tmp_path / "runs")
+    assert read_scores(tmp_path / "experiments/s/scores.jsonl") == joined, "joined twice"
+    with pytest.raises(ValueError, match="found no finished run of experiment=s"):
+        module["join"]("s", tmp_path / "experiments")
 
 
 def test_a_second_sweep_of_the_same_name_is_refused(tmp_path):
