@@ -45,7 +45,7 @@ def join(name: str, runs: Path) -> str:
     old = read_scores(folder / "scores.jsonl") if (folder / "scores.jsonl").is_file() else []
     answered, before = set(answers(new, by).values()), answers(old, by)
     kept = [s for s in old if before[s.run, s.t2v] not in answered]
-    scores = sorted(kept + new, key=lambda s: s.run)
+    scores = kept + new  # those of before stay where they are
     write_tables(scores, folder, sweep.get("bars") or {}, sweep.get("images", ""), by)
     joined, stays, was, runs_now = ({s.run for s in some} for some in (new, kept, old, scores))
     return f"{len(joined)} runs joined, {len(was - stays)} replaced, {len(runs_now)} in {folder / 'table.md'}"
