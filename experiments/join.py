@@ -3,7 +3,8 @@
     python train.py experiment=leaderboard method=uce         # a part of it: its tables go to runs/leaderboard/tables
     python experiments/join.py leaderboard runs/leaderboard   # its rows beside the others, in experiments/leaderboard
 
-A run takes the place of all rows of the same concepts, donor, recipient, method, settings and seed, whatever they measured.
+A run takes the place of all rows of the same concepts, donor, recipient, method, settings and seed, whatever was
+measured there.
 """
 
 import sys
