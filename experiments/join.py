@@ -3,8 +3,8 @@
     python train.py experiment=leaderboard method=uce         # a part of it: its tables go to runs/leaderboard/tables
     python experiments/join.py leaderboard runs/leaderboard   # its rows beside the others, in experiments/leaderboard
 
-A run takes the place of all rows of the same concepts, donor, recipient, method, settings and seed, whatever was
-measured there.
+A run takes the place of all rows of the same concepts, donor, recipient, method, settings and seed, if it measured all
+that they did.
 """
 
 import sys
@@ -34,7 +34,7 @@ def answers(scores: Sequence[Score], by: str) -> dict[tuple[str, str], tuple[Any
 
 
 def join(name: str, runs: Path) -> str:
-    """What was done, in a line. ValueError for no such experiment, and for no finished run of it."""
+    """What was done, in a line. ValueError: no such experiment, no finished run of it, runs that measured less."""
     written = ROOT / "conf" / "experiment" / f"{name}.yaml"
     if not written.is_file():
         raise ValueError(f"found no experiment {name}: expected the name of a file in {written.parent}")
@@ -46,6 +46,12 @@ def join(name: str, runs: Path) -> str:
     old = read_scores(folder / "scores.jsonl") if (folder / "scores.jsonl").is_file() else []
     answered, before = set(answers(new, by).values()), answers(old, by)
     kept = [s for s in old if before[s.run, s.t2v] not in answered]
+    replaced = {(s.split, s.metric) for s in old if before[s.run, s.t2v] in answered}
+    if lost := replaced - {(s.split, s.metric) for s in new}:
+        raise ValueError(
+            f"found runs in {runs} that would replace rows without measuring {' '.join(min(lost))}, as those do: "
+            f"expected runs with all of it; the tables of a part alone are in {runs / 'tables'}"
+        )
     scores = kept + new  # those of before stay where they are
     write_tables(scores, folder, sweep.get("bars") or {}, sweep.get("images", ""), by)
     joined, stays, was, runs_now = ({s.run for s in some} for some in (new, kept, old, scores))

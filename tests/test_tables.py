@@ -292,6 +292,10 @@ def test_the_rows_of_a_part_join_those_of_the_whole(tmp_path, monkeypatch):
     assert "| n | object | v | **0.0%** (100.0% before) |" in (tmp_path / "experiments/s/table.md").read_text()
     module["join"]("s", tmp_path / "runs")
     assert read_scores(tmp_path / "experiments/s/scores.jsonl") == joined, "joined twice"
+    write_run(tmp_path / "less", "less", [s for s in rows("less", 1, *better) if s.split == "forget"])
+    with pytest.raises(ValueError, match="would replace rows without measuring retain accuracy"):
+        module["join"]("s", tmp_path / "less")
+    assert read_scores(tmp_path / "experiments/s/scores.jsonl") == joined, "rows were lost"
     with pytest.raises(ValueError, match="found no finished run of experiment=s"):
         module["join"]("s", tmp_path / "experiments")
 

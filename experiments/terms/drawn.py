@@ -4,7 +4,7 @@
 
 Each concept is drawn eight times on held-out combinations, mirrored and in other colours (hue turned by a third), so
 that the donor's own look is not in them. Their captions say the concept's name alone. Runs and drawings go to
-runs/terms_drawn; the tables of all runs that have finished, to the folder drawn beside this file.
+runs/terms_drawn, with the tables of all that have finished: those of the runs of README.md are in the folder drawn.
 """
 
 import subprocess
@@ -48,5 +48,6 @@ if __name__ == "__main__":
         draw(images, slug, fields)
         command = [sys.executable, "train.py", "experiment=terms", "slug=terms_drawn", f"concept={slug}"]
         command += [f"concept.{slug}.images={images}", "method.ascent=none,bounded,unbounded", *sys.argv[1:]]
-        subprocess.run(command, check=True)
-    write_tables(finished_scores(folder.glob("*")), Path(__file__).parent / "drawn", {}, "zoo_images", "setting")
+        if failed := subprocess.run(command).returncode:
+            raise SystemExit(failed)  # train.py has said why
+    write_tables(finished_scores(folder.glob("*")), folder / "tables", {}, "zoo_images", "setting")
